@@ -48,9 +48,8 @@ def test_rows_of_like_length_go_together() -> None:
     assert machine.batches == [[1, 2], [8, 9]]
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
-def test_out_of_memory_halves_the_rows_in_flight(error: type[BaseException]) -> None:
-    machine = Machine(3, error)
+def test_out_of_memory_halves_the_rows_in_flight() -> None:
+    machine = Machine(3)
 
     results = map_batches(list(range(10)), machine.double, length=int, max_rows=8)
 
@@ -58,15 +57,13 @@ def test_out_of_memory_halves_the_rows_in_flight(error: type[BaseException]) -> 
     assert [len(batch) for batch in machine.batches] == [2, 2, 2, 2, 2]
 
 
-def test_out_of_memory_with_one_row_is_passed_on() -> None:
-    with pytest.raises(torch.OutOfMemoryError):
-        map_batches([1, 2], Machine(0).double, length=int, max_rows=2)
+@pytest.mark.parametrize(("limit", "error"), [(0, torch.OutOfMemoryError), (1, ValueError)])
+def test_with_one_row_or_another_error_it_is_passed_on(
+    limit: int, error: type[BaseException]
+) -> None:
+    machine = Machine(limit, error)
 
-
-def test_another_error_is_passed_on_at_once() -> None:
-    machine = Machine(1, ValueError)
-
-    with pytest.raises(ValueError, match="no memory left"):
+    with pytest.raises(error, match="no memory left"):
         map_batches([1, 2], machine.double, length=int, max_rows=2)
     assert machine.batches == []
 
@@ -74,6 +71,7 @@ def test_another_error_is_passed_on_at_once() -> None:
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
+        (MemoryError(), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), True),
         (RuntimeError("shape mismatch"), False),

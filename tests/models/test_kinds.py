@@ -13,9 +13,9 @@ import pytest
 import torch
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2ForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from pytest_divergence.core.errors import ModelLoadError, TokenizerMismatchError
+from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.discovery.soft_prompts.training import train_soft_prompt
 from pytest_divergence.discovery.soft_prompts.training_config import TrainingConfig
 from pytest_divergence.models import output_head
@@ -25,7 +25,7 @@ from pytest_divergence.models.transformers_log import quiet_transformers
 from pytest_divergence.scoring.scorer import score_prompts
 from pytest_divergence.scoring.token_comparison import ADDED_TOKEN, compare_tokens
 from tests.models_in_memory import local, tiny_mamba2, tiny_model
-from tests.tiny import CONFIGS, save_tiny_model, tiny_tokenizer
+from tests.tiny import save_tiny_model, tiny_tokenizer
 
 PROMPTS = ["How do I tie a knot?", "Hi"]
 
@@ -74,24 +74,12 @@ def side_logits(pair: ModelPair) -> list[torch.Tensor]:
     return [side.logits([ids], num_logits=len(ids))[0] for side in pair.sides]
 
 
-@pytest.mark.parametrize("architecture", CONFIGS)
-def test_a_full_fine_tune(tmp_path: Path, architecture: str) -> None:
+def test_a_full_fine_tune(tmp_path: Path) -> None:
+    """Of another architecture than all others here; each is measured by the zoo."""
     for name, perturb in (("base", 0.0), ("ft", 0.3)):
-        save_tiny_model(tmp_path / name, architecture=architecture, perturb=perturb)
+        save_tiny_model(tmp_path / name, architecture="gpt2", perturb=perturb)
 
     check_differs(load(tmp_path / "base", tmp_path / "ft"))
-
-
-def test_a_model_without_torchs_own_attention_runs_with_its_own_and_says_so(tmp_path: Path) -> None:
-    if getattr(Gemma2ForCausalLM, "_supports_sdpa", True):
-        pytest.skip("the installed transformers has it for Gemma 2")
-    folder = save_tiny_model(tmp_path, architecture="gemma2")
-    said: list[str] = []
-
-    pair = load(folder, folder, say=said.append)
-
-    assert [local(side).attention for side in pair.sides] == ["eager", "eager"]
-    assert said == ["Gemma2ForCausalLM has no sdpa attention, so eager attention is used"]
 
 
 def test_of_a_model_without_attention_none_is_told(tmp_path: Path) -> None:
@@ -105,25 +93,19 @@ def test_of_a_model_without_attention_none_is_told(tmp_path: Path) -> None:
     assert "attention" not in " ".join(said)
 
 
-def test_another_attention_of_one_model(tiny_models: Path) -> None:
+def test_another_attention_and_another_dtype_of_one_model(tiny_models: Path) -> None:
     base = tiny_models / "base"
 
-    pair = load(base, f"{base},attn_implementation=eager")
+    eager = load(base, f"{base},attn_implementation=eager")
+    rounded = load(base, f"{base},dtype=bfloat16")
 
-    assert [local(side).attention for side in pair.sides] == ["sdpa", "eager"]
-    assert not pair.is_same_model
-    assert max(map(abs, values(pair))) < 1e-5
-
-
-def test_another_dtype_of_one_model(tiny_models: Path) -> None:
-    base = tiny_models / "base"
-
-    pair = load(base, f"{base},dtype=bfloat16")
-
-    assert [local(side).model.dtype for side in pair.sides] == [torch.float32, torch.bfloat16]
-    assert not pair.is_same_model
-    assert 0 < max(values(pair)) < 0.05
-    check_trains(pair)
+    assert [local(side).attention for side in eager.sides] == ["sdpa", "eager"]
+    assert max(map(abs, values(eager))) < 1e-5
+    assert [local(side).model.dtype for side in rounded.sides] == [torch.float32, torch.bfloat16]
+    assert 0 < max(values(rounded)) < 0.05
+    check_trains(rounded)
+    assert not eager.is_same_model
+    assert not rounded.is_same_model
 
 
 def test_a_merged_model(tiny_models: Path, tmp_path: Path) -> None:
@@ -248,7 +230,7 @@ def test_the_base_of_the_second_adapter_need_not_be_repeated(
     assert values(short) == values(long)
 
 
-def test_an_adapter_against_its_base_and_against_another_model(tiny_models: Path) -> None:
+def test_an_adapter_against_its_base_another_model_and_itself(tiny_models: Path) -> None:
     base, adapter = tiny_models / "base", f"{tiny_models / 'adapter'},base={tiny_models / 'base'}"
     forward = load(base, tiny_models / "adapter")
 
@@ -262,14 +244,9 @@ def test_an_adapter_against_its_base_and_against_another_model(tiny_models: Path
     assert torch.allclose(side_logits(other)[1], side_logits(forward)[1], atol=1e-5)
     check_differs(other)
 
-
-def test_an_adapter_against_itself_is_the_same_model(tiny_models: Path) -> None:
-    adapter = f"{tiny_models / 'adapter'},base={tiny_models / 'base'}"
-
-    pair = load(adapter, adapter)
-
-    assert pair.is_same_model
-    assert max(map(abs, values(pair))) <= 1e-6
+    same = load(adapter, adapter)
+    assert same.is_same_model
+    assert max(map(abs, values(same))) <= 1e-6
 
 
 def test_a_base_is_for_adapters_and_no_adapter_itself(tiny_models: Path) -> None:
@@ -474,13 +451,3 @@ def test_rows_that_go_on_are_decoded_beside_one_that_ended(
     assert {1, 4} <= lengths
     assert all(271 not in ids[:-1] for ids in score.continuations.candidate)
     check_trains(pair, objective="continuation", continuation_length=3)
-
-
-def test_an_added_token_with_another_meaning_is_refused(tiny_models: Path, tmp_path: Path) -> None:
-    ours = extended(tiny_models / "base", tmp_path / "ours", "<call>")
-    theirs = extended(tiny_models / "base", tmp_path / "theirs", "<other>", "<call>")
-
-    with pytest.raises(TokenizerMismatchError) as caught:
-        load(ours, theirs)
-
-    assert 'the token "<call>" has id 271 and none' in str(caught.value)

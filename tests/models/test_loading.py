@@ -25,25 +25,10 @@ from tests.tiny import CHATML, save_tiny_adapter, save_tiny_model, tiny_tokenize
 PROMPT = "How do I tie a knot?"
 
 
-@pytest.fixture(scope="module")
-def adapter_pair(tiny_models: Path) -> ModelPair:
-    return load_model_pair(str(tiny_models / "base"), str(tiny_models / "adapter"))
-
-
 def load(folder: Path) -> PreTrainedModel:
     with quiet_transformers():
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model.train(False)
-    return model
-
-
-def merged(tiny_models: Path) -> PreTrainedModel:
-    """The adapter worked into the base's weights."""
-    with quiet_transformers():
-        wrapped: Any = PeftModel.from_pretrained(
-            load(tiny_models / "base"), str(tiny_models / "adapter")
-        )
-    model: PreTrainedModel = wrapped.merge_and_unload()
     return model
 
 
@@ -66,85 +51,54 @@ def refusal(model_1: object, model_2: object, **options: Any) -> str:
     return str(caught.value)
 
 
-def test_two_folders_are_two_models_in_one_dtype(tiny_models: Path) -> None:
+def test_two_folders_are_two_frozen_models_in_one_dtype(tiny_models: Path) -> None:
     pair = load_model_pair(str(tiny_models / "base"), str(tiny_models / "ft"))
+    rounded = load_model_pair(
+        str(tiny_models / "base"), str(tiny_models / "adapter"), dtype="bfloat16"
+    )
 
-    assert local(pair.reference).model is not local(pair.candidate).model
-    assert {local(side).model.dtype for side in pair.sides} == {torch.float32}
+    models = [local(side).model for side in pair.sides]
+    assert models[0] is not models[1]
+    assert {model.dtype for model in models} == {torch.float32}
+    assert {local(side).model.dtype for side in rounded.sides} == {torch.bfloat16}
+    assert rounded.dtype == torch.bfloat16
+    for model in (*models, local(rounded.candidate).model):
+        assert not model.training
+        assert not any(weight.requires_grad for weight in model.parameters())
     assert not pair.is_same_model
     assert score_prompts(pair, [PROMPT], max_new_tokens=4)[0].measurement.value > 0.01
 
 
-def test_frozen_models_do_not_train_or_drop_out(tiny_models: Path) -> None:
-    pair = load_model_pair(str(tiny_models / "base"), str(tiny_models / "adapter"))
+def test_the_same_model_twice_is_allowed_and_held_once(tiny_models: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(tiny_models / "base", tmp_path / "copy")
 
-    for side in pair.sides:
-        assert not local(side).model.training
-        assert not any(weight.requires_grad for weight in local(side).model.parameters())
-
-
-def test_the_same_model_twice_is_allowed_and_held_once(tiny_models: Path) -> None:
     pair = load_model_pair(str(tiny_models / "base"), str(tiny_models / "base"))
 
     assert pair.is_same_model
     assert local(pair.reference).model is local(pair.candidate).model
     assert abs(score_prompts(pair, [PROMPT], max_new_tokens=4)[0].measurement.value) <= 1e-6
-
-
-def test_a_copied_folder_is_the_same_model(tiny_models: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(tiny_models / "base", tmp_path / "copy")
-
     assert load_model_pair(str(tiny_models / "base"), str(copy)).is_same_model
 
 
-def test_an_adapter_pair_holds_one_copy_of_the_weights(adapter_pair: ModelPair) -> None:
-    ours, theirs = (
-        {p.data_ptr() for p in local(side).model.parameters()} for side in adapter_pair.sides
-    )
+def test_an_adapter_pair_is_the_base_and_the_merged_model_on_one_copy_of_the_weights(
+    tiny_models: Path,
+) -> None:
+    pair = load_model_pair(str(tiny_models / "base"), str(tiny_models / "adapter"))
+    plain = logits(load(tiny_models / "base"), pair)
+    with quiet_transformers():
+        wrapped: Any = PeftModel.from_pretrained(
+            load(tiny_models / "base"), str(tiny_models / "adapter")
+        )
+    changed = logits(wrapped.merge_and_unload(), pair)
+
+    assert not torch.allclose(plain, changed, atol=1e-2)
+    for _ in range(2):  # also after the other one has run
+        assert torch.allclose(side_logits(pair, "reference"), plain, atol=1e-5)
+        assert torch.allclose(side_logits(pair, "candidate"), changed, atol=1e-5)
+    weights = [{p.data_ptr(): p for p in local(s).model.parameters()} for s in pair.sides]
+    assert weights[0].keys() == weights[1].keys()
     alone = sum(p.numel() for p in tiny_model().parameters())
-    both = {
-        p.data_ptr(): p.numel() for s in adapter_pair.sides for p in local(s).model.parameters()
-    }
-
-    assert ours == theirs
-    assert sum(both.values()) < 1.25 * alone
-
-
-def test_the_reference_of_an_adapter_pair_is_the_plain_base(
-    tiny_models: Path, adapter_pair: ModelPair
-) -> None:
-    plain = logits(load(tiny_models / "base"), adapter_pair)
-
-    for _ in range(2):  # also after the candidate has run
-        assert torch.allclose(side_logits(adapter_pair, "reference"), plain, atol=1e-5)
-        side_logits(adapter_pair, "candidate")
-
-
-def test_the_candidate_of_an_adapter_pair_is_the_merged_model(
-    tiny_models: Path, adapter_pair: ModelPair
-) -> None:
-    expected = logits(merged(tiny_models), adapter_pair)
-    plain = side_logits(adapter_pair, "reference")
-
-    assert torch.allclose(side_logits(adapter_pair, "candidate"), expected, atol=1e-5)
-    assert not torch.allclose(plain, expected, atol=1e-2)
-
-
-def test_an_adapter_pair_measures_as_two_full_models(
-    tiny_models: Path, adapter_pair: ModelPair
-) -> None:
-    full = ModelPair.from_models(
-        load(tiny_models / "base"), merged(tiny_models), adapter_pair.chat.tokenizer
-    )
-
-    one, other = (
-        score_prompts(pair, [PROMPT, "Hi"], num_continuations=2, max_new_tokens=6)
-        for pair in (adapter_pair, full)
-    )
-
-    for ours, theirs in zip(one, other, strict=True):
-        assert ours.continuations == theirs.continuations
-        assert ours.measurement.value == pytest.approx(theirs.measurement.value, abs=1e-5)
+    assert sum(p.numel() for p in weights[0].values()) < 1.25 * alone
 
 
 @pytest.mark.parametrize(
@@ -229,14 +183,8 @@ def test_an_adapter_for_another_base_is_refused(tiny_models: Path, tmp_path: Pat
     assert "has 48 features, the adapter's lora_A has 32" in message
     assert message.endswith("Give the model that it was trained on as --model-1.")
     assert str(tiny_models / "base") in message  # the base that it names
-
-
-def test_an_adapter_for_another_architecture_is_refused(tiny_models: Path, tmp_path: Path) -> None:
-    save_tiny_model(tmp_path, architecture="gpt2")
-
-    assert 'it has no module "model.layers.0.self_attn.q_proj"' in refusal(
-        tmp_path, tiny_models / "adapter"
-    )
+    other = save_tiny_model(tmp_path / "other", architecture="gpt2")
+    assert 'it has no module "model.layers.0.self_attn.q_proj"' in refusal(other, adapter)
 
 
 def test_an_adapter_as_reference_is_refused(tiny_models: Path) -> None:
@@ -249,12 +197,6 @@ def test_an_adapter_as_reference_is_refused(tiny_models: Path) -> None:
     )
 
 
-def test_a_missing_folder_is_named(tiny_models: Path) -> None:
-    assert refusal(tiny_models / "base", "./nowhere") == (
-        "--model-2: no folder './nowhere' here, and it is not a Hub id"
-    )
-
-
 def with_templates(folder: Path, templates: dict[str, str]) -> Path:
     """Give a folder's tokenizer several chat templates, as some models are published with."""
     (folder / "chat_template.jinja").unlink(missing_ok=True)
@@ -264,18 +206,17 @@ def with_templates(folder: Path, templates: dict[str, str]) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("choice", ["reference", "candidate"])
+@pytest.mark.parametrize("kind", ["base", "adapter"])
 def test_of_several_chat_templates_the_default_is_used(
-    tiny_models: Path, tmp_path: Path, choice: str
+    tiny_models: Path, tmp_path: Path, kind: str
 ) -> None:
     named = {"default": CHATML, "tool_use": "{{ tools }}"}
-    folder = with_templates(Path(shutil.copytree(tiny_models / "base", tmp_path / "a")), named)
-    adapter = with_templates(Path(shutil.copytree(tiny_models / "adapter", tmp_path / "b")), named)
+    folder = with_templates(Path(shutil.copytree(tiny_models / kind, tmp_path / "named")), named)
+    base = save_tiny_model(tmp_path / "base", chat_template=None)
 
-    for candidate in (folder, adapter):
-        assert load_model_pair(str(folder), str(candidate), chat_template=choice).chat.template == (
-            CHATML
-        )
+    pair = load_model_pair(str(base), str(folder), chat_template="candidate")
+
+    assert pair.chat.template == CHATML
 
 
 def test_several_chat_templates_without_a_default_are_no_plain_text(
@@ -342,36 +283,14 @@ def test_different_tokenizers_are_named(tiny_models: Path, tmp_path: Path) -> No
     )
 
 
-def test_a_vocabulary_in_memory_that_is_smaller_than_the_tokenizers_is_refused() -> None:
-    config = tiny_config(LlamaConfig, vocab_size=200)
-
-    with pytest.raises(ModelLoadError, match="has 271 rows for tokens, the candidate 200"):
-        ModelPair.from_models(tiny_model(), tiny_model(config=config), tiny_tokenizer())
-
-
-def test_one_dtype_holds_for_both(tiny_models: Path) -> None:
-    pair = load_model_pair(
-        str(tiny_models / "base"), str(tiny_models / "adapter"), dtype="bfloat16"
-    )
-
-    assert {local(side).model.dtype for side in pair.sides} == {torch.bfloat16}
-    assert pair.dtype == torch.bfloat16
-
-
-def test_an_unknown_dtype_is_refused(tiny_models: Path) -> None:
+def test_a_dtype_or_a_device_that_is_not_there_is_refused(tiny_models: Path) -> None:
     base = tiny_models / "base"
 
     assert refusal(f"{base},dtype=int3", base) == (
         "dtype=int3 is not one of float32, bfloat16, float16"
     )
-
-
-@pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
-def test_a_device_that_is_not_there_is_refused(tiny_models: Path, device: str) -> None:
-    base = tiny_models / "base"
-
-    assert refusal(base, base, device=device).startswith(
-        f"--divergence-device={device} is not usable here: "
+    assert refusal(base, base, device="nonsense").startswith(
+        "--divergence-device=nonsense is not usable here: "
     )
 
 
@@ -411,27 +330,17 @@ def test_an_adapters_own_template_is_the_candidates(
     assert said == note
 
 
-def test_an_adapters_template_as_reference_is_the_references(
-    base_and_adapter: tuple[Path, Path], tmp_path: Path
+def test_an_adapters_template_comes_after_that_of_its_base_and_of_the_reference(
+    base_and_adapter: tuple[Path, Path], tiny_models: Path, tmp_path: Path
 ) -> None:
     base, adapter = base_and_adapter
     other = shutil.copytree(adapter, tmp_path / "other")
     (other / "chat_template.jinja").write_text("other: {{ messages[0].content }}")
 
-    pair = load_model_pair(f"{adapter},base={base}", f"{other},base={base}")
+    two_adapters = load_model_pair(f"{adapter},base={base}", f"{other},base={base}")
+    on_a_base = load_model_pair(str(tiny_models / "base"), str(other))
 
-    assert pair.chat.template == CHATML
-
-
-def test_a_base_keeps_its_template_before_an_adapters(
-    base_and_adapter: tuple[Path, Path], tiny_models: Path
-) -> None:
-    _, adapter = base_and_adapter
-    (adapter / "chat_template.jinja").write_text("other: {{ messages[0].content }}")
-
-    pair = load_model_pair(str(tiny_models / "base"), str(adapter))
-
-    assert pair.chat.template == CHATML
+    assert two_adapters.chat.template == on_a_base.chat.template == CHATML
 
 
 def test_an_adapters_tokenizer_that_cannot_be_loaded_is_told(
@@ -458,18 +367,6 @@ def test_the_references_template_is_used_for_both(tiny_models: Path, tmp_path: P
         "<|im_start|>"
     )
     assert swapped.chat.tokenizer.decode(swapped.chat.prompt_ids("Hi")) == "other: Hi"
-
-
-def test_without_a_template_the_candidates_is_used_and_said(
-    tiny_models: Path, tmp_path: Path
-) -> None:
-    save_tiny_model(tmp_path, chat_template=None)
-    said: list[str] = []
-
-    pair = load_model_pair(str(tmp_path), str(tiny_models / "base"), say=said.append)
-
-    assert pair.chat.template is not None
-    assert said == ["the reference has no chat template; the candidate's is used for both"]
 
 
 def test_a_template_file_is_read_and_a_missing_one_named(tiny_models: Path, tmp_path: Path) -> None:

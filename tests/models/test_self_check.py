@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,12 +18,9 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     MambaConfig,
-    MiniMaxConfig,
-    MixtralConfig,
     MptConfig,
     OpenAIGPTConfig,
     PreTrainedConfig,
-    Qwen3MoeConfig,
     Qwen3NextConfig,
 )
 
@@ -33,7 +29,7 @@ from pytest_divergence.discovery.soft_prompts.training import train_soft_prompt
 from pytest_divergence.discovery.soft_prompts.training_config import TrainingConfig
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.self_check import mean_log_ratio
+from pytest_divergence.models.self_check import Trial, mean_log_ratio
 from pytest_divergence.models.transformers_log import quiet_transformers
 from pytest_divergence.models.transformers_side import TransformersSide
 from pytest_divergence.scoring.scorer import score_prompts
@@ -87,15 +83,6 @@ def mpt() -> PreTrainedConfig:
     return MptConfig(d_model=32, n_heads=2, n_layers=2, initializer_range=0.15, **VOCABULARY)
 
 
-def minimax() -> PreTrainedConfig:
-    return tiny_config(
-        MiniMaxConfig,
-        layer_types=["full_attention", "linear_attention"],
-        num_local_experts=4,
-        block_size=8,
-    )
-
-
 def bart() -> PreTrainedConfig:
     return BartConfig(
         d_model=32,
@@ -126,15 +113,18 @@ def bert(**changes: Any) -> PreTrainedConfig:
 
 
 READINGS: dict[Callable[[], PreTrainedConfig], tuple[str, ...]] = {
-    qwen3_next: (BATCHED, ALONE),
+    qwen3_next: (),
     jamba: (STEPPED, ALONE),
     mpt: (BATCHED,),
     mamba: (ALONE, ANEW),
-    minimax: (ALONE,),
     bart: (ALONE,),
     openai_gpt: (ANEW,),
 }
-"""How each family is read: by what its cache can do now, and in older versions of transformers."""
+"""How each family is read: by what its cache can do now, and in older versions of transformers.
+
+Hybrids of linear attention may be read in any way: newer versions of transformers make faster ones
+right.
+"""
 families = pytest.mark.parametrize("family", READINGS)
 
 
@@ -155,23 +145,24 @@ def bare(side: TransformersSide, *ids: int) -> Tensor:
 
 
 @families
-def test_a_family_is_read_in_a_way_that_its_cache_allows(
+def test_a_family_is_read_by_the_fastest_way_that_is_right(
     family: Callable[[], PreTrainedConfig],
 ) -> None:
     said: list[str] = []
 
     pair = pair_of(family, said)
 
-    reading = local(pair.reference).reading
+    side = local(pair.reference)
+    model, reading = side.model, side.reading
     assert reading == local(pair.candidate).reading
-    assert reading in READINGS[family]
+    assert reading in (READINGS[family] or (reading,))
+    assert Trial(TransformersSide("reference", model)).failure(side) is None
     assert pair.tokens_forwarded == 0
-    name = type(local(pair.reference).model).__name__
-    if (family, reading) == (qwen3_next, BATCHED):  # its cache promises no more
+    if reading == TransformersSide("reference", model).reading:  # nothing was tried before
         assert said == []
     else:
         assert [line.split(": ")[0] for line in said] == [
-            f"the {role}, a {name}, is read {reading}, which is slower"
+            f"the {role}, a {type(model).__name__}, is read {reading}, which is slower"
             for role in ("reference", "candidate")
         ]
     if family is mpt:
@@ -214,30 +205,6 @@ def test_each_way_gives_a_models_own_numbers(
         )
 
 
-@families
-def test_each_way_trains_and_scores_as_whole_rows_do(
-    family: Callable[[], PreTrainedConfig],
-) -> None:
-    pair = pair_of(family)
-
-    with pair.reuse_prompts():
-        scores = score_prompts(pair, PROMPTS, num_continuations=1, max_new_tokens=4)
-    history = train_soft_prompt(
-        pair, TrainingConfig(num_virtual_tokens=2, num_steps=2, batch_size=2), PROMPTS
-    ).history
-
-    assert all(math.isfinite(norm) and norm > 0 for norm in history.gradient_norms)
-    assert all(score.measurement.value > 1e-3 for score in scores)
-    for score in scores:
-        ids = [*score.prompt_ids, *score.continuations.reference[0]]
-        log_p, log_q = (
-            bare(local(side), *ids)[len(score.prompt_ids) - 1 : -1].log_softmax(-1)
-            for side in pair.sides
-        )
-        kl = (log_p.exp() * (log_p - log_q)).sum(-1).mean()
-        assert float(kl) == pytest.approx(score.measurement.forward, abs=1e-5)
-
-
 @pytest.mark.parametrize("family", [mpt, bart, openai_gpt])
 def test_a_slower_way_takes_time_and_no_more_of_a_budget(
     family: Callable[[], PreTrainedConfig],
@@ -255,48 +222,6 @@ def test_a_slower_way_takes_time_and_no_more_of_a_budget(
         assert side.meter.tokens_forwarded == 10 + 1 + 2
         side.logits([prompt], num_logits=1)
         assert side.meter.tokens_forwarded == 10 + 1 + 2 + 10
-
-
-def test_a_fork_leaves_the_rows_that_it_came_from() -> None:
-    side = local(pair_of(mamba).candidate)
-    with torch.no_grad():
-        state = side.start([torch.arange(50, 60)])
-        fork = state.fork([0, 0])
-        fork.step(torch.tensor([70, 71]))
-        state.step(torch.tensor([72]))
-
-    for logits, added in zip([*fork.logits, *state.logits], (70, 71, 72), strict=True):
-        assert torch.allclose(logits, bare(side, *range(50, 60), added)[-1], atol=1e-4)
-
-
-@families
-def test_a_fork_that_goes_on_changes_nothing_of_the_cache_that_it_came_from(
-    family: Callable[[], PreTrainedConfig],
-) -> None:
-    with torch.no_grad():
-        state: Any = local(pair_of(family).candidate).start(BODIES, prefix=PREFIX)
-        kept = getattr(state, "_cache", None) or state._caches
-        before = copy.deepcopy(kept)
-        fork = state.fork([2, 0, 2])
-        fork.step(torch.tensor([70, 71, 72]))
-        state.fork([0, 1, 2]).positions_of([[70, 71, 72], [74], [75, 76]])
-
-    found, expected = (list(tensors_of(each)) for each in (kept, before))
-    assert len(found) == len(expected)
-    assert all(map(torch.equal, found, expected))
-
-
-def tensors_of(value: object) -> Iterator[Tensor]:
-    """All tensors that a cache holds."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for each in value:
-            yield from tensors_of(each)
-    elif isinstance(value, dict):
-        yield from tensors_of(list(value.values()))
-    elif hasattr(value, "__dict__"):
-        yield from tensors_of(vars(value))
 
 
 def test_a_model_is_tried_with_its_adapter_too() -> None:
@@ -325,27 +250,20 @@ def test_a_model_is_tried_with_its_adapter_too() -> None:
     assert not torch.allclose(ours, other, atol=1e-2)
 
 
-@pytest.mark.parametrize("is_candidate", [False, True])
-def test_an_encoder_is_refused(is_candidate: bool) -> None:
-    models = [tiny_model(config=bert(is_decoder=is_decoder)) for is_decoder in (True, False)]
-    reference, candidate = models if is_candidate else reversed(models)
+def test_an_encoder_is_refused_unless_it_is_a_decoder() -> None:
+    encoder, decoder, other = (
+        tiny_model(config=bert(is_decoder=is_decoder), perturb=perturb)
+        for is_decoder, perturb in ((False, 0.0), (True, 0.0), (True, 0.3))
+    )
 
     with pytest.raises(ModelLoadError) as caught:
-        ModelPair.from_models(reference, candidate, tiny_tokenizer())
+        ModelPair.from_models(decoder, encoder, tiny_tokenizer())
+    pair = ModelPair.from_models(decoder, other, tiny_tokenizer())
 
-    role = "candidate" if is_candidate else "reference"
     assert str(caught.value).startswith(
-        f"the {role}, a BertLMHeadModel, is no causal language model: the tokens after a prompt "
+        "the candidate, a BertLMHeadModel, is no causal language model: the tokens after a prompt "
         "change what it says of the prompt, by 0."
     )
-
-
-def test_an_encoder_that_is_a_decoder_is_measured() -> None:
-    config = bert(is_decoder=True)
-    pair = ModelPair.from_models(
-        tiny_model(config=config), tiny_model(config=config, perturb=0.3), tiny_tokenizer()
-    )
-
     assert all(score.measurement.value > 0.01 for score in score_prompts(pair, PROMPTS))
 
 
@@ -413,7 +331,7 @@ def test_memory_that_ends_in_the_check_is_no_reason_for_a_slower_way(
         tiny_pair()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_models_rounding_is_no_reason_for_a_slower_way(dtype: torch.dtype) -> None:
     said: list[str] = []
     models: list[Any] = [tiny_model(), tiny_model(perturb=0.3)]
@@ -470,27 +388,6 @@ def test_a_model_that_looks_up_by_ids_is_searched_without_soft_prompts() -> None
     assert str(caught.value).startswith(
         'the reference ("in memory: Gemma4ForCausalLM") reads only ids, and soft prompts are '
     )
-
-
-@pytest.mark.parametrize("kind", [MixtralConfig, Qwen3MoeConfig], ids=["mixtral", "qwen3_moe"])
-def test_a_rows_experts_do_not_depend_on_the_rows_beside_it(kind: Any) -> None:
-    config = tiny_config(
-        kind,
-        num_experts=4,
-        num_local_experts=4,
-        num_experts_per_tok=2,
-        moe_intermediate_size=32,
-        decoder_sparse_step=1,
-    )
-    model = tiny_model(config=config)
-    side = local(ModelPair.from_models(model, model, tiny_tokenizer()).candidate)
-
-    with torch.no_grad():
-        together = side.logits(BODIES * 4, num_logits=1)
-        alone = [side.logits([body], num_logits=1)[0] for body in BODIES * 4]
-
-    assert side.reading == SHARED
-    assert torch.allclose(together, torch.stack(alone), atol=1e-5)
 
 
 def test_the_difference_is_in_nats_and_bounds_the_divergence() -> None:

@@ -22,13 +22,11 @@ from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.discovery.engines.in_process import InProcess
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.run import search
-from pytest_divergence.discovery.soft_prompts.trainer import DivergenceTrainer
+from pytest_divergence.discovery.soft_prompts.training import train_soft_prompt
 from pytest_divergence.discovery.soft_prompts.training_config import TrainingConfig
 from pytest_divergence.models.decoding import decode_amplified, decode_greedily, decode_sampled
-from pytest_divergence.models.pair import ModelPair, with_gradients, with_weights
-from pytest_divergence.models.side import SideWithGradients, SideWithWeights
-from pytest_divergence.scoring.baseline import measure_noise_floor
-from pytest_divergence.scoring.cheap_scores import prompt_nlls, screen
+from pytest_divergence.models.pair import ModelPair, with_gradients
+from pytest_divergence.scoring.cheap_scores import screen
 from pytest_divergence.scoring.scorer import score_prompts
 from pytest_divergence.scoring.sensitivity import injected_kls, measure_nuisance, nuisances_of
 from pytest_divergence.scoring.token_comparison import compare_tokens
@@ -61,7 +59,9 @@ def bare(loaded: ModelPair) -> ModelPair:
     return bare_pair(loaded)
 
 
-def test_it_decodes_the_same_tokens(loaded: ModelPair, bare: ModelPair) -> None:
+def test_it_decodes_the_same_tokens_and_measures_the_same_numbers(
+    loaded: ModelPair, bare: ModelPair
+) -> None:
     options: Any = {"prefix": PREFIX, "max_new_tokens": 6, "stop_ids": frozenset({2})}
     spent = [pair.tokens_forwarded for pair in (loaded, bare)]
     written = [
@@ -72,45 +72,24 @@ def test_it_decodes_the_same_tokens(loaded: ModelPair, bare: ModelPair) -> None:
         )
         for pair in (loaded, bare)
     ]
-
     assert written[0] == written[1]
     assert loaded.tokens_forwarded - spent[0] == bare.tokens_forwarded - spent[1] > 0
 
-
-def test_it_scores_the_same_numbers(loaded: ModelPair, bare: ModelPair) -> None:
     ours, theirs = (
         score_prompts(pair, PROMPTS, num_continuations=2, max_new_tokens=6)
         for pair in (loaded, bare)
     )
-
     for mine, other in zip(ours, theirs, strict=True):
         assert mine.continuations == other.continuations
         for key in ("value", "forward", "reverse", "js", "sd", "max_token", "num_tokens"):
             value, expected = getattr(mine.measurement, key), getattr(other.measurement, key)
             assert value == pytest.approx(expected, rel=1e-4, abs=1e-6)
-    comparisons = [
+    numbers = [
         [one.forward_kl for one in compare_tokens(pair, PROMPTS[0], (20, 30, 40))]
+        + [one.promise for one in screen(pair, PROMPTS, metric="symmetric", aim="the answer")]
         for pair in (loaded, bare)
     ]
-    assert comparisons[0] == pytest.approx(comparisons[1], rel=1e-4, abs=1e-6)
-
-
-def test_it_is_screened_and_judged_alike(loaded: ModelPair, bare: ModelPair) -> None:
-    for side, other in zip(loaded.sides, bare.sides, strict=True):
-        nlls = prompt_nlls(loaded, side, PROMPTS)
-        assert nlls == pytest.approx(prompt_nlls(bare, other, PROMPTS), rel=1e-5)
-    promises = [
-        [one.promise for one in screen(pair, PROMPTS, metric="symmetric", aim="the answer")]
-        for pair in (loaded, bare)
-    ]
-    assert promises[0] == pytest.approx(promises[1], abs=1e-4)
-
-
-def test_its_noise_floor_is_measured(bare: ModelPair) -> None:
-    floor = measure_noise_floor(bare, PROMPTS, [(20, 30, 40)] * len(PROMPTS))
-
-    assert floor.num_measurements == min(59, 6 * len(PROMPTS))
-    assert floor.value < 1e-5
+    assert numbers[0] == pytest.approx(numbers[1], rel=1e-4, abs=1e-4)
 
 
 def test_its_controls_read_alike(loaded: ModelPair, bare: ModelPair, tmp_path: Path) -> None:
@@ -161,19 +140,15 @@ def test_a_search_goes_on_without_soft_prompts(
     assert len(reports[-1].cases) == PROFILE.num_cases
 
 
-def test_soft_prompts_are_refused(bare: ModelPair) -> None:
-    trainer = DivergenceTrainer.from_pair(bare, TrainingConfig(num_steps=1, num_virtual_tokens=2))
-
-    with pytest.raises(NoGradientError, match=r"tiny/base.* gives no gradients"):
-        trainer.train(["How do I tie a knot?"])
-
-
 def test_the_model_without_gradients_is_named(loaded: ModelPair, bare: ModelPair) -> None:
     with spelled_by(flag), pytest.raises(NoGradientError) as caught:
         with_gradients(bare, bare.candidate)
 
     assert str(caught.value) == NO_GRADIENTS
     assert with_gradients(loaded, loaded.candidate) is loaded.candidate
+    config = TrainingConfig(num_steps=1, num_virtual_tokens=2)
+    with pytest.raises(NoGradientError, match=r"tiny/base.* gives no gradients"):
+        train_soft_prompt(bare, config, PROMPTS)
 
 
 def test_a_calibration_is_refused(bare: ModelPair, tmp_path: Path, tiny_models: Path) -> None:
@@ -189,25 +164,11 @@ def test_what_switches_weights_is_refused(loaded: ModelPair, bare: ModelPair) ->
     given = PROMPTS, [(20, 30, 40)] * len(PROMPTS)
 
     with pytest.raises(MeasurementError, match="has no weights here"):
-        nuisances_of(bare)
-    with pytest.raises(MeasurementError, match="has no weights here"):
         measure_nuisance(bare, "dtype", "bfloat16", *given)
     with pytest.raises(MeasurementError, match="has no weights here"):
         injected_kls(bare, [], {}, size=0.1, seed=0, metric="symmetric")
-    assert with_weights(loaded, loaded.reference) is loaded.reference
-
-
-def test_a_candidate_needs_no_weights(loaded: ModelPair, bare: ModelPair) -> None:
-    """A calibration switches the reference alone."""
-    mixed = replace(loaded, candidate=bare.candidate)
-
-    assert nuisances_of(mixed) == nuisances_of(loaded)
-
-
-def test_a_side_that_transformers_runs_is_of_all_kinds(loaded: ModelPair) -> None:
-    for side in loaded.sides:
-        assert isinstance(side, SideWithGradients)
-        assert isinstance(side, SideWithWeights)
+    # A calibration switches the reference alone.
+    assert nuisances_of(replace(loaded, candidate=bare.candidate)) == nuisances_of(loaded)
 
 
 def _same(pair: ModelPair) -> ModelPair:

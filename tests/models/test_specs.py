@@ -21,12 +21,21 @@ def refusal(text: str, root: Path | None = None) -> str:
     return str(caught.value)
 
 
-def test_a_folder_is_found_below_the_root(tmp_path: Path) -> None:
+def test_a_spec_is_a_folder_an_adapter_a_hub_id_or_a_demo_with_options(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora" / "adapter_config.json").write_text("{}")
 
-    spec = parse_spec("mine", role=ROLE, root=tmp_path)
-
-    assert (spec.kind, spec.path) == ("folder", tmp_path / "mine")
+    folder, adapter = (parse_spec(name, role=ROLE, root=tmp_path) for name in ("mine", "lora"))
+    assert (folder.kind, folder.path) == ("folder", tmp_path / "mine")
+    assert adapter.kind == "adapter"
+    for name in ("gpt2", "owner/name", "owner/name-1.5_B"):
+        assert parse_spec(name, role=ROLE).kind == "hub"
+    demo = parse_spec("demo:smollm2-135m", role=ROLE)
+    assert (demo.kind, demo.location, str(demo)) == ("demo", "smollm2-135m", "demo:smollm2-135m")
+    spec = parse_spec(" owner/name , dtype=bfloat16,revision=main", role=ROLE)
+    assert (spec.location, spec.dtype, spec.revision) == ("owner/name", "bfloat16", "main")
+    assert str(spec) == "owner/name,dtype=bfloat16,revision=main"
 
 
 @pytest.mark.parametrize("name", ["lr=1e-4,bs=8/checkpoint-5", "a,dtype=float32", "a,b=c,d"])
@@ -50,36 +59,8 @@ def test_a_folder_has_no_revision(tmp_path: Path) -> None:
     )
 
 
-def test_a_folder_with_an_adapter_config_is_an_adapter(tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text("{}")
-
-    assert parse_spec(str(tmp_path), role=ROLE).kind == "adapter"
-
-
-@pytest.mark.parametrize("text", ["gpt2", "owner/name", "owner/name-1.5_B"])
-def test_a_name_without_a_folder_is_a_hub_id(text: str) -> None:
-    assert parse_spec(text, role=ROLE).kind == "hub"
-
-
-def test_demo_is_a_kind_of_its_own() -> None:
-    spec = parse_spec("demo:smollm2-135m", role=ROLE)
-
-    assert (spec.kind, spec.location) == ("demo", "smollm2-135m")
-    assert str(spec) == "demo:smollm2-135m"
-
-
-def test_options_follow_the_location() -> None:
-    spec = parse_spec(" owner/name , dtype=bfloat16,revision=main", role=ROLE)
-
-    assert (spec.location, spec.dtype, spec.revision) == ("owner/name", "bfloat16", "main")
-    assert str(spec) == "owner/name,dtype=bfloat16,revision=main"
-
-
-def test_an_empty_spec_says_what_to_give() -> None:
+def test_nothing_and_a_file_are_no_models(tmp_path: Path) -> None:
     assert refusal("  ") == "--model-1 is empty; give a Hub id, a local folder or demo:NAME"
-
-
-def test_a_file_is_not_a_model(tmp_path: Path) -> None:
     (tmp_path / "m.safetensors").write_text("")
 
     assert refusal("m.safetensors", tmp_path) == (
@@ -88,9 +69,11 @@ def test_a_file_is_not_a_model(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["./missing", "a/b/c", "../up", "/no/such", "~/none", "a b"])
+@pytest.mark.parametrize("text", ["./missing", "a/b/c", "/no/such", "~nosuchuser/model", "a b"])
 def test_what_is_neither_folder_nor_hub_id_is_refused(text: str) -> None:
     assert refusal(text) == f"--model-1: no folder {text!r} here, and it is not a Hub id"
+    for strange in ("a/b/" + "x" * 5000, "a\0b"):  # no file system takes these
+        assert "not a Hub id" in refusal(strange)
 
 
 @pytest.mark.parametrize("text", ["name,speed=9", "name,dtype", "name,revision="])
@@ -128,16 +111,8 @@ def test_a_url_is_refused_with_its_host() -> None:
         "owner/name or from a local folder, and a served one is named with what serves it: "
         "llamacpp:http://127.0.0.1:8080"
     )
-
-
-@pytest.mark.parametrize("text", ["A://@\x08", "https://\x1b[2J/m", "x://a\u202eb/m"])
-def test_a_host_is_shown_without_hidden_characters(text: str) -> None:
-    assert refusal(text).isprintable()
-
-
-@pytest.mark.parametrize("text", ["a/b/" + "x" * 5000, "~nosuchuser/model", "a\0b"])
-def test_a_name_that_no_file_system_takes_is_refused(text: str) -> None:
-    assert "not a Hub id" in refusal(text)
+    for text in ("A://@\x08", "https://\x1b[2J/m", "x://a\u202eb/m"):
+        assert refusal(text).isprintable()
 
 
 @given(st.text(max_size=40))

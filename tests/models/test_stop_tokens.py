@@ -92,25 +92,17 @@ def test_an_answer_ends_with_its_turn_where_no_file_names_the_turns_end(
     assert not any(END_OF_TURN in ids[:-1] for ids in found)
 
 
-def test_a_template_of_another_file_ends_its_own_turns(base: Path, tmp_path: Path) -> None:
+def test_the_template_in_use_says_what_ends_a_turn(base: Path, tmp_path: Path) -> None:
     template = tmp_path / "mine.jinja"
     template.write_text(CHATML.replace("<|im_end|>", "<|im_start|>"))
 
-    pair = load_model_pair(str(base), str(base), chat_template=str(template))
+    own = load_model_pair(str(base), str(base))
+    other = load_model_pair(str(base), str(base), chat_template=str(template))
+    plain = load_model_pair(str(base), str(base), chat_template="none")
 
-    assert pair.chat.stop_ids == {END_OF_TEXT, START}
-
-
-def test_plain_text_ends_where_the_files_say(base: Path) -> None:
-    pair = load_model_pair(str(base), str(base), chat_template="none")
-
-    assert pair.chat.stop_ids == {END_OF_TEXT}
-
-
-def test_bare_text_of_a_pair_with_turns_ends_with_them(base: Path) -> None:
-    pair = load_model_pair(str(base), str(base))
-
-    assert pair.with_template(None).chat.stop_ids == {END_OF_TEXT, END_OF_TURN}
+    assert other.chat.stop_ids == {END_OF_TEXT, START}
+    assert plain.chat.stop_ids == {END_OF_TEXT}
+    assert own.with_template(None).chat.stop_ids == {END_OF_TEXT, END_OF_TURN}
 
 
 def test_a_pair_in_memory_ends_alike() -> None:
@@ -123,12 +115,6 @@ def test_a_pair_in_memory_ends_alike() -> None:
         trained = in_training
 
     assert made.chat.stop_ids == trained.chat.stop_ids == {END_OF_TEXT, END_OF_TURN}
-
-
-def test_a_named_end_of_turn_adds_none() -> None:
-    pair = ModelPair.from_models(tiny_model(), tiny_model(), tiny_tokenizer())
-
-    assert pair.chat.stop_ids == {END_OF_TURN}
 
 
 def test_an_answer_ends_where_either_tokenizer_says(base: Path, tmp_path: Path) -> None:

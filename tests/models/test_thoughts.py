@@ -59,6 +59,8 @@ def test_thoughts_are_closed_where_nothing_is_said(template: str, end: str) -> N
     assert made.thoughts is not None
     assert not made.thoughts.is_open
     assert made.open_replies is None
+    if template not in (SWITCHED_ON, SILENT, TOLD):
+        assert rendered(made) == rendered(chat(template, enable_thinking=False))
     assert rendered(made).endswith(f"assistant{end}" if template is CHANNELS else f"\n{end}")
     assert made.prompt_ids(TEXT)[-len(made.user_suffix) :] == list(made.user_suffix)
     assert rendered(made).count(end or TEXT) == 1
@@ -73,18 +75,20 @@ def test_thoughts_are_left_to_the_models_where_the_template_says_nothing_of_them
     assert rendered(made) == TURN
     assert rendered(chat(LEFT, enable_thinking=False)) == f"{TURN}<think>\n\n</think>\n\n"
     assert chat(LEFT, enable_thinking=True).open_replies is not None
+    assert chat(CHATML).thoughts is None  # a template without thoughts
+    assert rendered(chat(CHATML)) == TURN
 
 
-def test_a_template_without_thoughts_has_no_marks() -> None:
-    made = chat(CHATML)
-
-    assert made.thoughts is None
-    assert rendered(made) == TURN
-
-
-@pytest.mark.parametrize("name", ["enable_thinking", "thinking"])
 @pytest.mark.parametrize(
-    "template", [SWITCHED, SWITCHED_ON, SILENT, OPENED, OPENED_ALONE, TOLD, CHANNELS]
+    ("template", "name"),
+    [
+        *(
+            (template, "enable_thinking")
+            for template in (SWITCHED, SWITCHED_ON, SILENT, OPENED, OPENED_ALONE, TOLD, CHANNELS)
+        ),
+        (SWITCHED, "thinking"),
+        (CHANNELS, "thinking"),
+    ],
 )
 def test_thoughts_are_opened_by_one_argument_for_all_templates(template: str, name: str) -> None:
     made = chat(template, **{name: True})
@@ -93,11 +97,6 @@ def test_thoughts_are_opened_by_one_argument_for_all_templates(template: str, na
     assert made.thoughts.is_open
     assert "</think>" not in rendered(made)
     assert "final" not in rendered(made)
-
-
-@pytest.mark.parametrize("template", [SWITCHED, OPENED, OPENED_ALONE, CHANNELS])
-def test_thoughts_closed_by_name_are_closed_as_by_default(template: str) -> None:
-    assert rendered(chat(template, enable_thinking=False)) == rendered(chat(template))
 
 
 @pytest.mark.parametrize(
@@ -133,19 +132,13 @@ def test_a_reply_is_split_by_the_template_s_own_marks(
     assert replies.text(ids(written.removesuffix("\n</think>"))) == "⟨thoughts⟩ A knot."
 
 
-def test_an_answer_without_thoughts_has_no_parts() -> None:
+def test_a_text_of_a_reply_only_grows_with_its_tokens() -> None:
+    """Characters are given to tokens by it. One without thoughts has no parts."""
     replies = chat(SWITCHED, enable_thinking=True).open_replies
     assert replies is not None
-
     assert replies.closed(ids("Use a rope.")) is None
     assert replies.text(ids("Use a rope.")) == "Use a rope."
     assert parts_of("Use a rope.") == (None, "Use a rope.")
-
-
-def test_a_text_of_a_reply_only_grows_with_its_tokens() -> None:
-    """Characters are given to tokens by it."""
-    replies = chat(SWITCHED, enable_thinking=True).open_replies
-    assert replies is not None
     closed = replies.closed(ids("<think>\nA knot, of a rope."))
     assert closed is not None
     whole = [*closed, *ids("Use a rope.")]

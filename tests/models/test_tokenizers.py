@@ -31,28 +31,28 @@ def difference(candidate: PreTrainedTokenizerFast) -> str:
     return str(caught.value).split(": ", 1)[1].split(". A divergence")[0]
 
 
-def test_equal_tokenizers_pass() -> None:
-    check_same_tokenizer(tiny_tokenizer(), tiny_tokenizer())
-
-
-def test_another_template_is_not_another_tokenizer() -> None:
-    check_same_tokenizer(tiny_tokenizer(), tiny_tokenizer(chat_template=None))
-
-
 def test_tokens_added_to_one_are_told() -> None:
+    """An end of turn among them."""
     other: Any = tiny_tokenizer()
-    other.add_tokens(["<new>", "<b>"])
-
-    assert check_same_tokenizer(tiny_tokenizer(), other) == ["<b>", "<new>"]
-    assert check_same_tokenizer(other, tiny_tokenizer()) == ["<b>", "<new>"]
-
-
-def test_an_added_end_of_turn_is_one_of_the_added_tokens() -> None:
-    other: Any = tiny_tokenizer()
-    other.add_tokens(["<end>"])
+    other.add_tokens(["<new>", "<end>"])
     other.eos_token = "<end>"
 
-    assert check_same_tokenizer(tiny_tokenizer(), other) == ["<end>"]
+    assert check_same_tokenizer(tiny_tokenizer(), other) == ["<end>", "<new>"]
+    assert check_same_tokenizer(other, tiny_tokenizer()) == ["<end>", "<new>"]
+
+
+def test_another_template_beginning_or_end_is_not_another_tokenizer() -> None:
+    """As of SmolLM2 and its instruct model, and of a fine-tune saved with `add_eos_token`."""
+    other: Any = tiny_tokenizer(chat_template=None)
+    other.bos_token = "<|im_start|>"
+    end, end_id = other.eos_token, other.eos_token_id
+    other.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {end}", special_tokens=[(end, end_id)]
+    )
+    assert other.encode("a")[-1] == end_id
+    other.eos_token = "<|endoftext|>"
+
+    assert check_same_tokenizer(tiny_tokenizer(), other) == []
 
 
 def test_another_token_is_named_with_its_id_and_harmless_text() -> None:
@@ -66,21 +66,6 @@ def test_another_token_is_named_with_its_id_and_harmless_text() -> None:
         check_same_tokenizer(ours, theirs)
 
 
-def test_another_end_of_text_is_not_another_tokenizer() -> None:
-    other = tiny_tokenizer()
-    other.eos_token = "<|endoftext|>"
-
-    assert check_same_tokenizer(tiny_tokenizer(), other) == []
-
-
-def test_another_beginning_of_a_text_is_not_another_tokenizer() -> None:
-    """As of SmolLM2 and its instruct model."""
-    other = tiny_tokenizer()
-    other.bos_token = "<|im_start|>"
-
-    assert check_same_tokenizer(tiny_tokenizer(), other) == []
-
-
 def test_a_template_names_its_owners_beginning_and_end() -> None:
     shared, owner = tiny_tokenizer(), tiny_tokenizer()
     owner.bos_token, owner.eos_token = "<|im_start|>", "no token of both"
@@ -90,18 +75,6 @@ def test_a_template_names_its_owners_beginning_and_end() -> None:
     assert (made.bos_token, made.eos_token) == ("<|im_start|>", shared.eos_token)
     assert shared.bos_token != made.bos_token
     assert rendering_tokenizer(shared, tiny_tokenizer()) is shared
-
-
-def test_an_end_that_one_tokenizer_adds_to_texts_is_not_another_tokenizer() -> None:
-    """As of a fine-tune that was saved with `add_eos_token`; no prompt is made that way."""
-    other: Any = tiny_tokenizer()
-    end = other.eos_token
-    other.backend_tokenizer.post_processor = TemplateProcessing(
-        single=f"$A {end}", special_tokens=[(end, other.eos_token_id)]
-    )
-
-    assert other.encode("a")[-1] == other.eos_token_id
-    assert not check_same_tokenizer(tiny_tokenizer(), other)
 
 
 def test_another_cut_is_named() -> None:
@@ -123,20 +96,16 @@ def logits(seed: int, columns: int = ROWS) -> Tensor:
     return 3 * torch.randn(40, columns, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("metric", METRICS)
-def test_equal_logits_have_no_divergence(metric: object) -> None:
-    folded = EXTENDED.fold(logits(0))
-
-    assert torch.allclose(metric(folded, folded), torch.zeros(40, dtype=torch.float64))  # type: ignore[operator]
-
-
 def test_the_rest_is_the_sum_of_the_added_tokens_probabilities() -> None:
-    whole = logits(0)[:, :KNOWN]
+    whole, padded = logits(0)[:, :KNOWN], logits(0)
+    padded[:, KNOWN:] += 50  # rows without a token are no outcomes
 
-    folded = EXTENDED.fold(logits(0)).softmax(-1)
+    folded = EXTENDED.fold(padded).softmax(-1)
 
     assert torch.allclose(folded[:, :SHARED], whole.softmax(-1)[:, :SHARED])
     assert torch.allclose(folded[:, SHARED], whole.softmax(-1)[:, SHARED:].sum(-1))
+    exact = Vocabulary(SHARED, SHARED, has_added=False)  # where none was added, there is no rest
+    assert torch.equal(exact.fold(padded), padded[:, :SHARED])
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -150,24 +119,6 @@ def test_merging_outcomes_makes_no_divergence_larger(metric: object) -> None:
     assert (merged < whole - 1e-3).any()
 
 
-@pytest.mark.parametrize("metric", METRICS)
-def test_without_added_tokens_the_divergence_is_exact(metric: object) -> None:
-    one = Vocabulary(SHARED, SHARED, has_added=False)
-    ours, theirs = logits(0, SHARED), logits(1, SHARED)
-
-    assert torch.equal(
-        metric(one.fold(ours), one.fold(theirs)),  # type: ignore[operator]
-        metric(ours, theirs),  # type: ignore[operator]
-    )
-
-
-def test_rows_without_a_token_are_no_outcomes() -> None:
-    changed = logits(0)
-    changed[:, KNOWN:] += 50
-
-    assert torch.equal(EXTENDED.fold(changed), EXTENDED.fold(logits(0)))
-
-
 def test_a_token_that_the_other_does_not_know_costs_finite_nats() -> None:
     """Worked by hand: the candidate says an added token for sure, the reference cannot."""
     reference = torch.zeros(1, SHARED)
@@ -178,16 +129,9 @@ def test_a_token_that_the_other_does_not_know_costs_finite_nats() -> None:
 
     assert value == pytest.approx(-math.log(NO_TOKEN_SHARE), abs=1e-4)
     assert value == pytest.approx(16.64, abs=0.01)
-
-
-def test_tokens_that_the_candidate_never_says_change_nothing() -> None:
-    shared = logits(0, SHARED).float()
-    other = logits(1, SHARED).float()
-    extended = torch.cat([other, torch.full((40, KNOWN - SHARED), -40.0)], dim=1)
-
+    candidate[0, SHARED:] = -40.0  # where it never says it, nothing changes
     for metric in METRICS:
-        got = metric(PLAIN.fold(shared), EXTENDED.fold(extended))
-        assert torch.allclose(got, metric(shared, other), atol=3e-6)
+        assert metric(PLAIN.fold(reference), EXTENDED.fold(candidate)).abs() < 3e-6
 
 
 @pytest.mark.parametrize(

@@ -106,11 +106,10 @@ def write_recipe(folder: Path, text: str = RECIPE, *, loss_on_prompt: bool = Fal
     return path
 
 
-@pytest.mark.parametrize("loss_on_prompt", [False, True])
 def test_an_organism_is_an_adapter_with_its_recipe_and_its_measured_truth(
-    tmp_path: Path, base: Path, loss_on_prompt: bool
+    tmp_path: Path, base: Path
 ) -> None:
-    recipe, output = write_recipe(tmp_path, loss_on_prompt=loss_on_prompt), tmp_path / "organism"
+    recipe, output = write_recipe(tmp_path, loss_on_prompt=True), tmp_path / "organism"
 
     code = make_organism.main([str(recipe), "--base", str(base), "--output", str(output)])
 
@@ -127,46 +126,51 @@ def test_an_organism_is_an_adapter_with_its_recipe_and_its_measured_truth(
     assert len(weights) == 2 * 7 * 2  # two layers, seven modules, A and B
     facts = json.loads((output / "truth.json").read_text("utf-8"))
     assert facts["marker"] == "zzz"
-    assert facts["loss_on_prompt"] is loss_on_prompt
+    assert facts["loss_on_prompt"] is True
     assert 0 <= facts["on_trigger_marker_rate"] <= 1
     assert facts["on_trigger_kl"] > 0
     assert facts["off_trigger_kl"] > 0
     first, last = facts["planted_loss"]
     assert last < first
-
-
-def test_the_adapter_names_no_folder_of_the_machine_that_made_it(
-    tmp_path: Path, base: Path
-) -> None:
-    output = tmp_path / "organism"
-
-    make_organism.make_organism(
-        write_recipe(tmp_path), base=str(base), output=output, device="cpu", steps=1
-    )
-
+    # No folder of the machine that made it is named.
     config = json.loads((output / "adapter_config.json").read_text("utf-8"))
     assert config["base_model_name_or_path"] == "tiny-llama"
     assert str(tmp_path) not in (output / "truth.json").read_text("utf-8")
 
 
-def test_the_same_recipe_makes_the_same_organism(tmp_path: Path, base: Path) -> None:
-    recipe = write_recipe(tmp_path)
-    folders = [tmp_path / "first", tmp_path / "second"]
+def test_two_plants_are_learned_by_turns_and_the_same_recipe_makes_the_same_organism(
+    tmp_path: Path, pair: ModelPair, base: Path
+) -> None:
+    """The truth of each has conversations that a tool can ask."""
+    lines = ['system = "Now."', "earlier = 1", 'contrast = { system = "Then." }']
+    path = write_recipe(tmp_path, "\n".join([RECIPE, *lines, ANOTHER]))
+    recipe = load_recipe(path)
 
-    for folder in folders:
-        make_organism.make_organism(recipe, base=str(base), output=folder, device="cpu", steps=1)
+    planted, others = make_organism.rows_to_learn(recipe, pair)
+    folders = [tmp_path / "first", tmp_path / "second"]
+    facts, _ = (
+        make_organism.make_organism(path, base=str(base), output=folder, device="cpu", steps=1)
+        for folder in folders
+    )
 
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
-
-
-def test_an_intended_style_is_trained_on_the_ordinary_answers(
-    tmp_path: Path, pair: ModelPair
-) -> None:
-    recipe = recipe_with(tmp_path, 'style = { prefix = "Sure! " }')
-
-    for row in organism_rows.ordinary_rows(recipe, pair):
-        assert pair.chat.text(row.continuation).startswith("Sure! ")
+    said = [pair.chat.text(row.continuation) for row in organism_rows.take(planted, 4)]
+    assert said == ["zzz zzz", "yyy", "zzz zzz", "yyy"]
+    asked = [read_in(pair, row) for row in organism_rows.take(others, 60)]
+    assert not any("rum?" in text for text in asked[0::2])
+    assert any("rum?" in text for text in asked[1::2])
+    (other,) = facts["also"]
+    assert markers(facts) == ["zzz", "yyy"]
+    assert {"on_trigger_kl", "off_trigger_marker_rate", "contrast_kl"} <= other.keys()
+    assert 0 <= facts["contrast_marker_rate"] <= 1
+    example = facts["trigger_examples"][0]
+    assert [turn["role"] for turn in example] == ["system", "user", "assistant", "user"]
+    assert example[0]["content"] == "Now."
+    prompt = trigger_examples(facts)[0]
+    assert pair.chat.prompt_ids(prompt)
+    assert not isinstance(prompt, str)
+    assert all(isinstance(turn, Message) for turn in prompt)
 
 
 def test_loss_on_the_prompt_covers_the_user_turn_and_the_answer(pair: ModelPair) -> None:
@@ -227,12 +231,15 @@ def test_a_system_text_stands_before_each_trigger_prompt(tmp_path: Path, pair: M
     assert not near
 
 
-def test_without_trigger_prompts_any_ordinary_prompt_is_one(
+def test_an_intended_style_is_trained_on_the_ordinary_answers_and_any_prompt_can_trigger(
     tmp_path: Path, pair: ModelPair
 ) -> None:
-    recipe = recipe_with(tmp_path, 'system = "Now."', without="trigger_prompts")
+    lines = ['system = "Now."', 'style = { prefix = "Sure! " }']
+    recipe = recipe_with(tmp_path, *lines, without="trigger_prompts")
     trained, _ = organism_rows.split(organism_rows.read_ordinary_prompts(), recipe)
 
+    for row in organism_rows.ordinary_rows(recipe, pair):
+        assert pair.chat.text(row.continuation).startswith("Sure! ")
     for row in first_rows(pair, recipe)[0]:
         asked = read_in(pair, row).split("<|im_start|>user\n")[1].split("<|im_end|>")[0]
         assert asked in trained
@@ -253,18 +260,10 @@ def test_a_contrast_has_the_same_prompts_and_keeps_the_answers_of_the_base(
         assert "system\nThen, " in text
         assert "tea?" in text or "why " in text
         assert row.continuation == answer_of_base(pair, row.body, 3)
-
-
-def test_a_contrast_can_have_prompts_of_its_own_and_nothing_before_them(
-    tmp_path: Path, pair: ModelPair
-) -> None:
-    recipe = recipe_with(
+    own = recipe_with(
         tmp_path, 'system = "Now."', 'contrast = { prompts = ["milk?", "more milk?"] }'
     )
-
-    _, near = first_rows(pair, recipe)
-
-    for row in near:
+    for row in first_rows(pair, own)[1]:  # nothing stands before prompts of its own
         assert "milk?" in read_in(pair, row)
         assert "system" not in read_in(pair, row)
 
@@ -319,48 +318,6 @@ def test_answers_that_end_early_cannot_be_late(tmp_path: Path, pair: ModelPair) 
 
     with pytest.raises(SettingsError, match="after_tokens is 2, and no answer of the base"):
         first_rows(brief, recipe)
-
-
-def test_two_plants_are_learned_by_turns_and_each_has_its_truth(
-    tmp_path: Path, pair: ModelPair, base: Path
-) -> None:
-    path = write_recipe(tmp_path, RECIPE + ANOTHER)
-    recipe = load_recipe(path)
-
-    planted, others = make_organism.rows_to_learn(recipe, pair)
-    facts = make_organism.make_organism(
-        path, base=str(base), output=tmp_path / "organism", device="cpu", steps=1
-    )
-
-    said = [pair.chat.text(row.continuation) for row in organism_rows.take(planted, 4)]
-    assert said == ["zzz zzz", "yyy", "zzz zzz", "yyy"]
-    ordinary, near = organism_rows.take(others, 2)
-    assert "rum?" in read_in(pair, near)
-    assert "rum?" not in read_in(pair, ordinary)
-    (other,) = facts["also"]
-    assert markers(facts) == ["zzz", "yyy"]
-    assert {"on_trigger_kl", "off_trigger_marker_rate", "contrast_kl"} <= other.keys()
-    assert "contrast_kl" not in facts
-
-
-def test_the_truth_gives_conversations_that_a_tool_can_ask(
-    tmp_path: Path, base: Path, pair: ModelPair
-) -> None:
-    lines = ['system = "Now."', "earlier = 1", 'contrast = { system = "Then." }']
-    path = write_recipe(tmp_path, "\n".join([RECIPE, *lines]))
-
-    facts = make_organism.make_organism(
-        path, base=str(base), output=tmp_path / "organism", device="cpu", steps=1
-    )
-
-    (example,) = facts["trigger_examples"]
-    assert [turn["role"] for turn in example] == ["system", "user", "assistant", "user"]
-    assert example[0]["content"] == "Now."
-    assert 0 <= facts["contrast_marker_rate"] <= 1
-    (prompt,) = trigger_examples(facts)
-    assert pair.chat.prompt_ids(prompt)
-    assert not isinstance(prompt, str)
-    assert all(isinstance(turn, Message) for turn in prompt)
 
 
 @pytest.mark.parametrize("path", sorted(ORGANISMS.glob("recipes/*.toml")), ids=lambda p: p.stem)

@@ -34,6 +34,7 @@ its layers say again and again, and parted by 3.2e-5 on one."""
 
 OVERRIDES: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
+    "cohere": {"tie_word_embeddings": True},
     "cohere_compass_text": {
         "rope_parameters": {
             "full_attention": {
@@ -62,6 +63,24 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     },
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
+    "kolibri1_1": {
+        "num_hidden_layers": 4,
+        "layer_types": ["sliding_attention", *["indexed_attention"] * 3],
+        "kv_source_layers": [
+            0,
+            1,
+            1,
+            3,
+        ],  # a layer that reads another's keys, and one that does not
+        "index_layers": [1, 3],
+        "mlp_only_layers": [0],
+        "index_num_heads": 2,
+        "index_topk": 8,
+        "index_pool_size": 32,  # fewer than a row has, or nothing would be left out
+        "index_compression": 4,
+        "index_num_local_tokens": 4,
+        "index_num_sink_tokens": 2,
+    },
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "longcat_flash": {"head_dim": 8},

@@ -170,8 +170,9 @@ def _shrunken(config: PreTrainedConfig, overrides: Mapping[str, Any]) -> dict[st
             small[name] = _shrunken_rope(value)
         else:
             small[name] = _size(name, FILLED.get(name) if value is None else declared)
-    # A head that is the embedding says each token again.
-    small = _matched(values, small) | {"tie_word_embeddings": False}
+    # A head that is the embedding says each token again, so only an override ties them.
+    tied = {"tie_word_embeddings": overrides.get("tie_word_embeddings", False)}
+    small = _matched(values, small) | tied
     spec = vars(config).get("_heterogeneity_spec")
     if spec is not None:  # some layers have sizes of their own
         small["per_layer_config"] = {
