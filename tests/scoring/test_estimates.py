@@ -168,18 +168,6 @@ def test_an_estimate_on_the_tokens_of_a_far_candidate_is_a_lower_bound() -> None
     assert 0 < mean_over_stored(logits, 3, "reverse") < float(kl_of_log_probs(now, first))
 
 
-def test_tokens_of_the_candidate_itself_count_as_they_did() -> None:
-    first, then, _ = three(distance=0)
-    sides = told(first, range(9), 3), told(then, range(9), 3)
-    log_p = sides[1].chosen.tolist()
-
-    fresh = token_scores(*sides, "candidate")
-    again = token_scores(*sides, "candidate", log_p)
-
-    assert torch.equal(again.reverse, fresh.reverse)
-    assert torch.equal(again.js, fresh.js)
-
-
 def test_what_a_repaired_candidate_no_longer_writes_adds_almost_nothing() -> None:
     """One draw of the old candidate's advert, which the new one finds very unlikely."""
     generator = torch.Generator().manual_seed(0)

@@ -29,19 +29,13 @@ def answers(pair: ModelPair) -> list[tuple[int, ...]]:
     return [one.candidate[0] for one in greedy_continuations(pair, PROMPTS, max_new_tokens=6)]
 
 
-def test_on_a_cpu_in_float32_these_are_the_choices(pair: ModelPair) -> None:
-    assert nuisances_of(pair) == [
-        ("attention", "eager"),
-        ("dtype", "bfloat16"),
-        ("dtype", "float16"),
-    ]
-
-
 def test_attention_reads_next_to_nothing_bfloat16_more_and_nothing_of_it_stays(
     pair: ModelPair,
 ) -> None:
     given = answers(pair)
     rows = noise_rows(pair, PROMPTS, given)
+    choices = [("attention", "eager"), ("dtype", "bfloat16"), ("dtype", "float16")]
+    assert nuisances_of(pair) == choices, "on a CPU in float32"
     with torch.no_grad():
         before = [batched_logits(side, rows) for side in pair.sides]
 

@@ -59,6 +59,9 @@ def test_the_divergence_grows_from_zero_with_the_size_on_every_prompt(pair: Mode
 
     for values in zip(*ladder, strict=True):
         assert 0 < values[0] < values[1] < values[2]
+    other = pair.with_template("{% for m in messages %}{{ m.content }}{% endfor %}")
+    with pytest.raises(MeasurementError, match="differ from the stored ones"):
+        injected_kls(other, CASES, stored(pair), size=0.1, seed=0, metric="symmetric")
 
 
 def test_an_adapter_on_the_base_changes_nothing_of_the_noise_in_it(tiny_models: Path) -> None:

@@ -198,19 +198,6 @@ def test_a_base_model_without_a_template_is_scored_as_plain_text() -> None:
         assert_same(score(pair, [prompt])[0], measured)
 
 
-def test_stored_continuations_are_scored_as_given(
-    pair: ModelPair, scores: list[PromptScore]
-) -> None:
-    given = [one.continuations for one in scores]
-
-    again = score_prompts(pair, PROMPTS, continuations=given)
-
-    for ours, theirs in zip(again, scores, strict=True):
-        assert_same(ours, theirs)
-        assert ours.measurement.estimator == "stored"
-        assert theirs.measurement.estimator == "fresh"
-
-
 def test_counts_below_one_and_continuations_of_other_prompts_are_refused(pair: ModelPair) -> None:
     for counts in ({"num_continuations": 0}, {"max_new_tokens": 0}):
         with pytest.raises(ValueError, match=r"num_continuations=.* must be at least 1"):

@@ -43,13 +43,6 @@ def test_replay_scores_the_stored_continuations(pair: ModelPair, first: PromptSc
     assert again.measurement.estimator == "stored"
 
 
-def test_without_stored_tokens_replay_is_deterministic(pair: ModelPair) -> None:
-    once, again = (replay_case(pair, Case(input=PROMPT), None, **SIZES) for _ in range(2))
-
-    assert once == again
-    assert once.measurement.estimator == "fresh"
-
-
 def test_a_changed_template_or_system_prompt_is_an_error_that_names_the_case(
     pair: ModelPair, first: PromptScore
 ) -> None:
