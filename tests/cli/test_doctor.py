@@ -162,12 +162,6 @@ def _cut(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:-100])
 
 
-def _narrower(folder: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    model.resize_token_embeddings(200)
-    model.save_pretrained(folder)
-
-
 def _bad_template(folder: Path) -> None:
     (folder.parent / "base" / "chat_template.jinja").write_text("{{ raise_exception('no') }}")
 
@@ -181,7 +175,6 @@ def _bad_template(folder: Path) -> None:
         ),
         (_pickled, "holds only pickled weights (pytorch_model.bin); pickles can run code"),
         (_cut, "/ft cannot be loaded: model.safetensors: SafetensorError"),
-        (_narrower, "the reference has 271 rows for tokens, the candidate 200, and the tokenizer"),
         (_bad_template, "the chat template refuses the prompt"),
     ],
 )

@@ -154,7 +154,11 @@ def test_a_private_dataset_is_made_private_and_a_written_card_stays(
 
 
 def test_a_dataset_holds_the_suite_that_was_pushed_last_and_nothing_of_one_before(
-    hub: DatasetHub, project: Project, suite: Path, capsys: pytest.CaptureFixture[str]
+    hub: DatasetHub,
+    project: Project,
+    suite: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     old = ["old.divergence.jsonl", "old.reference.json", "release.reference.json"]
     code = {"conftest.py": b"raise SystemExit('code ran')\n", "pytest.ini": b"[pytest]\n"}
@@ -172,9 +176,10 @@ def test_a_dataset_holds_the_suite_that_was_pushed_last_and_nothing_of_one_befor
     assert main(["push", str(suite), NAME]) == 0
     assert sorted(hub.files(NAME)) == sorted(["README.md", *NAMES, *others])
     project.run(f"hf:{NAME}", *MODELS, "-k", "knot").assert_outcomes(passed=1, deselected=1)
-    fetched = {each.name for each in project.path.glob("**/hub*/**/*") if each.suffix}
-    assert "release.divergence.jsonl" in fetched
-    assert not fetched & code.keys(), "nothing but data is fetched"
+    for kept in (tmp_path / "hub-cache", project.path / ".divergence/hub"):
+        fetched = {each.name for each in kept.glob("**/*")}
+        assert fetched & {*NAMES} == {*NAMES}
+        assert not fetched & code.keys(), "nothing but data is fetched"
 
 
 def test_datasets_reads_what_was_pushed(

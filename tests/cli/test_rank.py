@@ -113,7 +113,8 @@ def test_the_top_becomes_a_suite_that_can_be_filled(
         f"{LEGEND}"
         f"wrote 4 prompts to {SUITE}, not measured yet\n"
         "measure them:\n"
-        f"  pytest {SUITE} --model-1 base --model-2 ft --divergence-fill\n"
+        f"  pytest {SUITE} --model-1 base --model-2 ft \\\n"
+        "    --divergence-fill\n"
     )
 
 

@@ -203,6 +203,13 @@ def test_a_finished_training_is_not_done_again(
     assert steps == []
     assert times() == before
 
+    dataset = out / "divergent_dataset.pt"
+    whole = dataset.read_bytes()
+    dataset.unlink()
+    assert train()[0] == 0
+    assert steps == []
+    assert dataset.read_bytes() == whole, "a lost dataset is written again"
+
 
 def test_an_interrupted_training_goes_on_to_the_same_end(
     train: Train, folder: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
@@ -238,32 +245,19 @@ def test_an_interrupted_training_goes_on_to_the_same_end(
 def test_a_stage_that_is_stopped_is_the_only_one_that_is_done_again(
     train: Train, folder: Path, finished: Path, steps: list[int]
 ) -> None:
-    name = "measure_prompts"
-    called: list[str] = []
-
-    def spy(method: str, *, ends: bool) -> Callable[..., Any]:
-        own = getattr(trainer_module.PairTrainer, method)
-
-        def call(*arguments: Any, **options: Any) -> Any:
-            if ends:
-                raise KeyboardInterrupt
-            called.append(method)
-            return own(*arguments, **options)
-
-        return call
+    def stop(*arguments: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(trainer_module.PairTrainer, name, spy(name, ends=True))
+        patched.setattr(trainer_module.PairTrainer, "measure_prompts", stop)
         assert train()[0] == 130
     assert record(folder / "out")["status"] == "trained"
     steps.clear()
 
     with pytest.MonkeyPatch.context() as patched:
-        for method in ("select_prompts", "measure_prompts"):
-            patched.setattr(trainer_module.PairTrainer, method, spy(method, ends=False))
+        patched.setattr(trainer_module.PairTrainer, "select_prompts", stop)  # that is done
         assert train()[0] == 0
     assert steps == []
-    assert called == [name]
     assert files_in(folder / "out") == files_in(finished)
 
 
@@ -274,7 +268,6 @@ def test_a_stage_that_is_stopped_is_the_only_one_that_is_done_again(
         (("--model-2=adapter",), "model_2_weights_sha256 (was "),
         (("--val-file=val.txt",), "validation_texts_sha256 (was "),
         (("--min-metric=js=0",), "min_metrics.js (was none, now 0.0)"),
-        (("--divergence-template-arg=a=b",), 'template_arg.a (was none, now "b")'),
     ],
 )
 def test_other_settings_do_not_overwrite(
@@ -288,6 +281,18 @@ def test_other_settings_do_not_overwrite(
     assert f"error: out holds a training with other settings: {named}" in err
     assert "; choose another --output-dir, or replace it with --force" in err
     assert files_in(out) == before
+
+
+def test_another_template_argument_is_another_training(train: Train, folder: Path) -> None:
+    (folder / "dated.jinja").write_text("{{ date_string }}{{ messages[0].content }}", "utf-8")
+    assert train("--chat-template=dated.jinja")[0] == 0
+
+    code, _, err = train(
+        "--chat-template=dated.jinja", "--divergence-template-arg=date_string=24 Dec 2026"
+    )
+
+    assert code == 1
+    assert 'other settings: template_arg.date_string (was none, now "24 Dec 2026"); choose' in err
 
 
 def test_another_dataset_of_the_same_training_trains_nothing(
@@ -326,6 +331,11 @@ def test_files_of_unknown_origin_are_not_overwritten(train: Train, folder: Path)
     )
     assert (folder / "out" / "divergent_dataset.pt").read_text() == "mine"
 
+    (folder / "a-file").write_text("mine")
+    code, _, err = train("--output-dir=a-file")
+    assert code == 1
+    assert err.splitlines()[-1] == "error: cannot use the folder a-file: File exists"
+
 
 def test_a_damaged_record_is_replaced_on_request_only(train: Train, out: Path) -> None:
     (out / "training.json").write_text("{")
@@ -337,27 +347,6 @@ def test_a_damaged_record_is_replaced_on_request_only(train: Train, out: Path) -
     assert err.endswith("; choose another --output-dir, or replace it with --force\n")
     assert train("--force")[0] == 0
     assert record(out)["status"] == "complete"
-
-
-def test_a_file_is_no_output_folder(train: Train, folder: Path) -> None:
-    (folder / "out").write_text("mine")
-
-    code, _, err = train()
-
-    assert code == 1
-    assert err.splitlines()[-1] == "error: cannot use the folder out: File exists"
-
-
-def test_a_lost_dataset_is_written_again(train: Train, out: Path, steps: list[int]) -> None:
-    dataset = out / "divergent_dataset.pt"
-    before = dataset.read_bytes()
-    dataset.unlink()
-
-    code, _, _ = train()
-
-    assert code == 0
-    assert steps == []
-    assert dataset.read_bytes() == before
 
 
 def test_a_folder_takes_one_training_at_a_time(
