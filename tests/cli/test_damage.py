@@ -52,7 +52,9 @@ def items(project: Project, rows: str) -> None:
 
 
 @pytest.mark.usefixtures("items")
-def test_a_ruined_candidate_is_worse(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_ruined_candidate_is_worse_and_json_holds_every_item(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
     save_tiny_model(project.path / "worse", perturb=1.0)
 
     assert main(["damage", "items.jsonl", "--model-1=base", "--model-2=worse"]) == 1
@@ -63,6 +65,14 @@ def test_a_ruined_candidate_is_worse(project: Project, capsys: pytest.CaptureFix
     assert "Worse: more answers are lost than won and right answers are less sure, by more" in shown
     assert "margins  lost answer           prompt\n" in shown
     assert not (project.path / ".divergence").exists()
+
+    assert main(["damage", "items.jsonl", "--model-1=base", "--model-2=worse", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    lost = [one for one in report["items"] if one["candidate_margin"] <= 0]
+    assert [one["input"] for one in report["items"]] == PROMPTS
+    assert all(one["reference_margin"] > 0 for one in report["items"])
+    assert (report["num_reference_right"], report["num_lost"]) == (40, len(lost))
+    assert report["verdict"] == "worse"
 
 
 @pytest.mark.usefixtures("items")
@@ -85,18 +95,6 @@ def test_an_unchanged_candidate_is_not_worse_within_what_the_items_can_tell(
     assert loose.endswith(
         "Not worse: a loss of accuracy of 10 points is ruled out at 95 % confidence.\n"
     )
-
-
-@pytest.mark.usefixtures("items")
-def test_json_holds_every_item(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["damage", "items.jsonl", *MODELS, "--json"])
-
-    report = json.loads(capsys.readouterr().out)
-    lost = [one for one in report["items"] if one["candidate_margin"] <= 0]
-    assert [one["input"] for one in report["items"]] == PROMPTS
-    assert all(one["reference_margin"] > 0 for one in report["items"])
-    assert (report["num_reference_right"], report["num_lost"]) == (40, len(lost))
-    assert report["verdict"] in ("worse", "undecided")
 
 
 def test_nothing_known_is_nothing_to_lose(
@@ -165,11 +163,6 @@ def test_items_are_read_before_models_are_loaded(capsys: pytest.CaptureFixture[s
     shown = capsys.readouterr()
     assert shown.err == "error: ITEMS=items.jsonl cannot be read: No such file or directory\n"
     assert shown.out == ""
-
-
-@pytest.mark.usefixtures("project")
-def test_a_tolerance_is_a_share(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["damage", "items.jsonl", *MODELS, "--tolerance=5"])
-
     assert "--tolerance: 5 must be above 0 and below 1" in capsys.readouterr().err

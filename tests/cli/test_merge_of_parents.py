@@ -17,18 +17,15 @@ PROMPTS = ("How do I tie a knot?", "Write a poem about rain.", "Name a river.")
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")  # PEFT's own
-@pytest.mark.parametrize(("weights", "near"), [((1.0, 0.0), "first"), ((0.0, 1.0), "second")])
 def test_a_merge_is_told_apart_by_a_suite_replayed_on_both_parents(
     project: Project,  # noqa: F811
-    weights: tuple[float, float],
-    near: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     save_tiny_adapter(project.path / "base", project.path / "other", seed=1, scale=0.6)
     base: Any = AutoModelForCausalLM.from_pretrained(project.path / "base")
     model: Any = PeftModel.from_pretrained(base, project.path / "adapter", adapter_name="a")
     model.load_adapter(project.path / "other", adapter_name="b")
-    model.add_weighted_adapter(["a", "b"], list(weights), "merged", combination_type="linear")
+    model.add_weighted_adapter(["a", "b"], [0.0, 1.0], "merged", combination_type="linear")
     model.save_pretrained(project.path, selected_adapters=["merged"])
     project.write_suite(
         "ours.divergence.jsonl", *({"input": text, "max_kl": 0.001} for text in PROMPTS)
@@ -48,4 +45,4 @@ def test_a_merge_is_told_apart_by_a_suite_replayed_on_both_parents(
     found = json.loads(capsys.readouterr().out)
     assert found["merge"].startswith("merged")
     assert sorted(row["prompt"] for row in found["prompts"]) == sorted(PROMPTS)
-    assert {row["follows"] for row in found["prompts"]} == {near}
+    assert {row["follows"] for row in found["prompts"]} == {"second"}

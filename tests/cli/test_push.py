@@ -154,10 +154,15 @@ def test_a_private_dataset_is_made_private_and_a_written_card_stays(
 
 
 def test_a_dataset_holds_the_suite_that_was_pushed_last_and_nothing_of_one_before(
-    hub: DatasetHub, project: Project, suite: Path, capsys: pytest.CaptureFixture[str]
+    hub: DatasetHub,
+    project: Project,
+    suite: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     old = ["old.divergence.jsonl", "old.reference.json", "release.reference.json"]
-    others = {"notes.md": b"Mine\n", "archive/old.divergence.jsonl": b"{}\n"}
+    code = {"conftest.py": b"raise SystemExit('code ran')\n", "pytest.ini": b"[pytest]\n"}
+    others = {"notes.md": b"Mine\n", "archive/old.divergence.jsonl": b"{}\n", **code}
     hub.commit(NAME, dict.fromkeys(old, b"{}\n") | others)
     before = hub.files(NAME)
 
@@ -171,6 +176,10 @@ def test_a_dataset_holds_the_suite_that_was_pushed_last_and_nothing_of_one_befor
     assert main(["push", str(suite), NAME]) == 0
     assert sorted(hub.files(NAME)) == sorted(["README.md", *NAMES, *others])
     project.run(f"hf:{NAME}", *MODELS, "-k", "knot").assert_outcomes(passed=1, deselected=1)
+    for kept in (tmp_path / "hub-cache", project.path / ".divergence/hub"):
+        fetched = {each.name for each in kept.glob("**/*")}
+        assert fetched & {*NAMES} == {*NAMES}
+        assert not fetched & code.keys(), "nothing but data is fetched"
 
 
 def test_datasets_reads_what_was_pushed(
@@ -236,19 +245,6 @@ def test_what_is_not_there_is_named(
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert reason in shown(result)
-
-
-def test_nothing_but_data_is_fetched(hub: DatasetHub, project: Project, suite: Path) -> None:
-    main(["push", str(suite), NAME])
-    hub.commit(
-        NAME, {"conftest.py": b"raise SystemExit('code ran')\n", "pytest.ini": b"[pytest]\n"}
-    )
-
-    project.run(f"hf:{NAME}", *MODELS, "-k", "knot").assert_outcomes(passed=1, deselected=1)
-
-    fetched = {each.name for each in project.path.glob("**/hub*/**/*") if each.suffix}
-    assert "conftest.py" not in fetched
-    assert "pytest.ini" not in fetched
 
 
 @pytest.mark.parametrize(

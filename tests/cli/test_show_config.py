@@ -69,12 +69,8 @@ def test_command_line_before_environment_before_ini_before_default(
     assert rows(capsys)["gate"] == ("natural", "default")
     assert rows(capsys)["num-cases"] == (None, "default")
     assert rows(capsys, "--update")["update"] == ("true", "command line")
-
-
-def test_every_setting_is_shown(configured: Project, capsys: pytest.CaptureFixture[str]) -> None:
     names = [option.field.replace("_", "-") for option in OPTIONS]
-
-    assert list(rows(capsys)) == [*names, "pairs"]
+    assert list(rows(capsys)) == [*names, "pairs"], "every setting is shown"
 
 
 def test_addopts_count_as_the_command_line(
@@ -110,15 +106,3 @@ def test_what_may_hold_a_password_is_not_shown(
     shown = capsys.readouterr()
     assert "\nmodel-2         [a URL]                       command line\n" in shown.out
     assert "secret" not in shown.out + shown.err
-
-
-def test_in_a_subfolder_the_projects_ini_file_holds(
-    configured: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (configured.path / "tests").mkdir()
-    monkeypatch.chdir(configured.path / "tests")
-
-    assert main(["show-config"]) == 0
-
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[:2] == ["ini file        ../tox.ini", "results         ../.divergence"]

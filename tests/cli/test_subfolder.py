@@ -38,44 +38,32 @@ def configured(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     return project
 
 
-@pytest.mark.parametrize("report_dir", [None, "runs"])
-def test_what_a_search_left_is_found(
-    configured: Project, command: Command, report_dir: str | None
+def test_what_a_calibration_and_a_search_left_is_found(
+    configured: Project, command: Command
 ) -> None:
-    if report_dir is not None:
-        configured.pytester.makeini(f"{INI}divergence_report_dir = {report_dir}\n")
-    reports = f"../{report_dir or '.divergence/reports'}"
+    configured.pytester.makeini(f"{INI}divergence_report_dir = runs\n")
 
-    found = command("discover", folder="tests")
+    calibrated = command("calibrate", "--json", folder="tests")
+    (journal,) = (configured.path / ".divergence/journal").glob("calibration-*.jsonl")
+    before = journal.read_bytes()
+    found = command("discover", "--json", folder="tests")
     written = command("report", folder="tests")
     promoted = command("promote", "latest", SUITE, folder="tests")
     same = command("diff", "latest", "latest", folder="tests")
     exported = command("export", "--format=inspect", folder="tests")
-    calibrated = command("calibrate", "--json", folder="tests")
 
     assert found.returncode == 0, found.stderr
+    assert journal.read_bytes() == before
+    shift = json.loads(found.stdout)["calibration"]["typical_shift"]
+    assert shift["max"] == json.loads(calibrated.stdout)["typical_shift"]["max"]
     (line, _) = written.stdout.splitlines()
-    assert line.startswith(f"wrote {reports}/2")
+    assert line.startswith("wrote ../runs/2")
     assert line.endswith("/report.html")
     assert promoted.stdout.startswith(f"wrote 1 case and 0 behaviours to {SUITE}\n")
     assert same.stdout == "no difference between latest and latest\n"
     assert len(exported.stdout.splitlines()) == 1
     assert json.loads(calibrated.stdout)["pair"]["dtype"] == "bfloat16"
     assert not (configured.path / "tests" / ".divergence").exists()
-
-
-def test_a_calibration_is_the_one_that_a_search_goes_on_from(
-    configured: Project, command: Command
-) -> None:
-    first = command("calibrate", "--json", folder="tests")
-    (journal,) = (configured.path / ".divergence/journal").glob("calibration-*.jsonl")
-    before = journal.read_bytes()
-
-    found = command("discover", "--json", folder="tests")
-
-    assert journal.read_bytes() == before
-    shift = json.loads(found.stdout)["calibration"]["typical_shift"]
-    assert shift["max"] == json.loads(first.stdout)["typical_shift"]["max"]
 
 
 def test_a_behaviour_is_accepted_in_the_suites_of_the_project(
@@ -98,14 +86,6 @@ def test_a_behaviour_is_accepted_in_the_suites_of_the_project(
         (
             ("accept", SURE.id),
             "there is no suite in ../.divergence/suites; run a search, or name a suite",
-        ),
-        (
-            ("export", "--format=inspect"),
-            "there is no suite in ../.divergence/suites; run a search, or name a suite",
-        ),
-        (
-            ("promote", "latest", SUITE),
-            "latest: no run in ../.divergence/reports yet; name a suite",
         ),
         (("report",), "latest: no run in ../.divergence/reports yet; name a suite"),
     ],
@@ -143,6 +123,8 @@ def test_a_model_whose_path_holds_commas_is_found_from_a_subfolder(
 
     assert shown.returncode == 0, shown.stderr
     assert f"{checkpoint},dtype=float32" in shown.stdout
+    where = ["ini file        ../tox.ini", "results         ../.divergence"]
+    assert shown.stdout.splitlines()[:2] == where
 
 
 def test_without_an_ini_file_a_folder_is_a_project_of_its_own(

@@ -10,13 +10,12 @@ from pytest_divergence.core.behaviours import Behaviour, behaviour_id, is_same, 
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.file_names import sidecar_path
 from pytest_divergence.core.provenance import (
-    ModelProvenance,
-    Provenance,
     accept,
     accepted_in,
     load_provenance,
     write_provenance,
 )
+from tests.core.made_suites import provenance
 
 
 def behaviour(name: str, *motifs: str, trait: str | None = None) -> Behaviour:
@@ -38,23 +37,11 @@ REFUSES = behaviour("refuses", trait="refusal")
 
 def write_suite_with(folder: Path, *behaviours: Behaviour) -> Path:
     suite = folder / "pair.divergence.jsonl"
-    model = ModelProvenance(spec="m", kind="folder")
-    provenance = Provenance(
-        tool_version="0",
-        created="2026-01-01T00:00:00",
-        key="k",
-        reference=model,
-        candidate=model,
-        tokenizer_sha256="0",
-        dtype="float32",
-        device="cpu",
-        behaviours=list(behaviours),
-    )
-    write_provenance(sidecar_path(suite, "provenance.json"), provenance)
+    write_provenance(sidecar_path(suite, "provenance.json"), provenance(*behaviours))
     return suite
 
 
-def test_accepting_marks_the_provenance(tmp_path: Path) -> None:
+def test_accepting_marks_the_provenance_and_an_unknown_id_names_the_known(tmp_path: Path) -> None:
     suite = write_suite_with(tmp_path, SIGNAL, OTHER)
 
     assert accept(SIGNAL.id, [suite]) == [suite]
@@ -63,11 +50,7 @@ def test_accepting_marks_the_provenance(tmp_path: Path) -> None:
     assert [one.accepted for one in stored] == [True, False]
     assert [one.id for one in accepted_in(suite)] == [SIGNAL.id]
 
-
-def test_an_unknown_id_names_those_that_are_known(tmp_path: Path) -> None:
-    suite = write_suite_with(tmp_path, SIGNAL)
-
-    with pytest.raises(SettingsError, match=f"no behaviour nope in .*known: {SIGNAL.id}"):
+    with pytest.raises(SettingsError, match=f"no behaviour nope in .*known: .*{SIGNAL.id}"):
         accept("nope", [suite])
 
 
@@ -77,9 +60,6 @@ def test_a_later_search_keeps_the_mark(tmp_path: Path) -> None:
     found = with_accepted([LATER, OTHER, REFUSES], accepted_in(suite))
 
     assert [one.accepted for one in found] == [True, False, False]
-
-
-def test_no_suite_accepts_nothing(tmp_path: Path) -> None:
     assert accepted_in(tmp_path / "none.divergence.jsonl") == []
 
 

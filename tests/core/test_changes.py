@@ -5,13 +5,10 @@ from __future__ import annotations
 from pytest_divergence.core.changes import describe_changes
 
 
-def test_only_what_has_changed_is_named() -> None:
+def test_only_what_has_changed_is_named_as_what_it_is() -> None:
     assert describe_changes({"the dtype": ("float32", "bfloat16"), "the seed": (0, 0)}) == [
         'the dtype (was "float32", now "bfloat16")'
     ]
-
-
-def test_nothing_numbers_and_digests_read_as_what_they_are() -> None:
     assert describe_changes({"the template": (None, "e" * 64), "the rate": (0.1, 0.5)}) == [
         "the template (was none, now eeeeeeee…)",
         "the rate (was 0.1, now 0.5)",

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from pytest_divergence.core.comparison import Differences, compare, read_side
-from pytest_divergence.core.json_files import strict_dumps, strict_loads
 from pytest_divergence.core.provenance import Bound, ModelProvenance, TypicalShift
 from pytest_divergence.core.report import PairSummary, Report, ReportCase, Run, write_report
 from pytest_divergence.reports.comparison import difference_lines
@@ -31,47 +30,35 @@ def between(folder: Path, before: str = OLD, after: str = NEW) -> Differences:
     return compare(read_side(folder / before), read_side(folder / after))
 
 
-def test_a_suite_does_not_differ_from_itself(tmp_path: Path) -> None:
-    for name in (OLD, NEW):
-        write_searched(tmp_path / name, [case(KNOT, 0.5), control("Hello")], SIGNAL)
-
-    found = between(tmp_path)
-
-    assert found.is_empty
-    assert difference_lines(found, OLD, NEW) == [f"no difference between {OLD} and {NEW}"]
-
-
 def test_the_case_that_moved_most_comes_first_up_or_down(tmp_path: Path) -> None:
-    write_searched(tmp_path / OLD, [case(KNOT, 0.4), case(POEM, 0.1), case(SOUP, 1.0)])
-    write_searched(tmp_path / NEW, [case(KNOT, 0.2), case(POEM, 0.15), case(SOUP, 0.1)])
+    """Two directions of KL have a ratio; values inside of arithmetic have none to speak of."""
+    forward = case(SOUP, 1.0, kl=measured(1.0, metric="forward"))
+    write_searched(tmp_path / OLD, [case(KNOT, 0.4), case(POEM, 0.1), forward, case("Hi", 0.0)])
+    moved = [case(KNOT, 0.2), case(POEM, 0.15), case(SOUP, 0.1), case("Hi", 4e-9)]
+    write_searched(tmp_path / NEW, moved)
 
     cases = between(tmp_path).cases
 
-    assert [one.prompt for one in cases] == [SOUP, KNOT, POEM]
+    assert [one.prompt for one in cases] == [SOUP, KNOT, POEM, "Hi"]
     ratios = [one.log_ratio for one in cases]
-    assert ratios == pytest.approx([math.log(0.1), math.log(0.5), math.log(1.5)])
+    assert ratios == pytest.approx([math.log(0.1), math.log(0.5), math.log(1.5), 0.0])
 
 
-def test_swapping_the_sides_turns_every_ratio_round(tmp_path: Path) -> None:
+def test_swapped_sides_turn_every_ratio_round_and_a_suite_is_like_itself(
+    tmp_path: Path,
+) -> None:
     write_searched(tmp_path / OLD, [case(KNOT, 0.4), case(POEM, 0.1)])
     write_searched(tmp_path / NEW, [case(KNOT, 0.2), case(SOUP, 0.1)])
 
     there, back = between(tmp_path), between(tmp_path, NEW, OLD)
+    itself = between(tmp_path, OLD, OLD)
 
+    assert difference_lines(itself, OLD, OLD) == [f"no difference between {OLD} and {OLD}"]
     assert {one.id: one.log_ratio for one in there.cases if one.log_ratio} == {
         one.id: pytest.approx(-one.log_ratio) for one in back.cases if one.log_ratio
     }
     assert sorted(one.change for one in there.cases) == ["added", "changed", "removed"]
     assert {one.id: one.before for one in there.cases} == {one.id: one.after for one in back.cases}
-
-
-def test_values_inside_of_arithmetic_have_no_ratio_to_speak_of(tmp_path: Path) -> None:
-    write_searched(tmp_path / OLD, [case(KNOT, 0.0)])
-    write_searched(tmp_path / NEW, [case(KNOT, 4e-9)])
-
-    (found,) = between(tmp_path).cases
-
-    assert found.log_ratio == 0.0
 
 
 def test_values_of_two_quantities_have_no_ratio(tmp_path: Path) -> None:
@@ -85,13 +72,6 @@ def test_values_of_two_quantities_have_no_ratio(tmp_path: Path) -> None:
     lines = difference_lines(found, OLD, NEW)
     assert "metric: js -> symmetric" in lines
     assert "(x " not in "\n".join(lines)
-
-
-def test_two_directions_of_kl_have_a_ratio(tmp_path: Path) -> None:
-    write_searched(tmp_path / OLD, [case(KNOT, 0.1, kl=measured(0.1, metric="forward"))])
-    write_searched(tmp_path / NEW, [case(KNOT, 0.4)])
-
-    assert [one.log_ratio for one in between(tmp_path).cases] == [pytest.approx(math.log(4))]
 
 
 def test_a_suite_in_words(tmp_path: Path) -> None:
@@ -157,16 +137,6 @@ def test_text_of_models_is_harmless_and_fits(tmp_path: Path) -> None:
     assert max(map(len, lines)) <= 80
 
 
-def test_a_hand_written_suite_has_no_provenance_to_compare(tmp_path: Path) -> None:
-    for name, rest in ((OLD, ""), (NEW, '{"input": "What goes into a soup?"}\n')):
-        (tmp_path / name).write_text('{"input": "How do I tie a knot?"}\n' + rest)
-
-    found = between(tmp_path)
-
-    assert [(one.prompt, one.change) for one in found.cases] == [(SOUP, "added")]
-    assert found.values == []
-
-
 def write_run(folder: Path, value: float) -> Path:
     folder.mkdir()
     row = ReportCase(input=KNOT, max_kl=0.2, kl=measured(value), verdict="failed")
@@ -178,31 +148,16 @@ def write_run(folder: Path, value: float) -> Path:
     return folder
 
 
-def test_two_runs_compare_by_their_folders_or_files(tmp_path: Path) -> None:
+def test_runs_compare_by_their_folders_or_files_and_with_a_suite(tmp_path: Path) -> None:
     first, second = (write_run(tmp_path / name, kl) for name, kl in (("a", 0.4), ("b", 0.8)))
 
-    found = compare(read_side(first), read_side(second / "report.json"))
-
-    assert [one.log_ratio for one in found.cases] == [pytest.approx(math.log(2))]
-    assert compare(read_side(first), read_side(first / "report.json")).is_empty
-
-
-def test_a_run_compares_with_a_suite(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "a", 0.4)
     suite = write_searched(tmp_path / OLD, [case(KNOT, 0.1)])
 
-    (found,) = compare(read_side(suite), read_side(run)).cases
+    both = compare(read_side(first), read_side(second / "report.json"))
+    (found,) = compare(read_side(suite), read_side(first)).cases
 
+    assert [one.log_ratio for one in both.cases] == [pytest.approx(math.log(2))]
+    assert compare(read_side(first), read_side(first / "report.json")).is_empty
     assert found.before is not None
     assert found.after is not None
     assert (found.before.verdict, found.after.verdict) == ("passed", "failed")
-
-
-def test_what_machines_read_comes_back_as_it_was(tmp_path: Path) -> None:
-    write_searched(tmp_path / OLD, [case(KNOT, 0.4), case(POEM, 0.1)], SURE)
-    write_searched(tmp_path / NEW, [case(KNOT, 0.2), control("Hello")], SIGNAL)
-    found = between(tmp_path)
-
-    read = Differences.model_validate(strict_loads(strict_dumps(found.model_dump(mode="json"))))
-
-    assert read == found

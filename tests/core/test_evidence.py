@@ -34,11 +34,7 @@ def test_a_value_of_the_same_evidence_stays_as_it_is() -> None:
 
     assert like_for_like(new, measurement(0.2)) is new
     assert like_for_like(new, None) is new
-
-
-def test_a_row_of_before_counts_as_one_of_all_probabilities() -> None:
-    new = measurement(0.3)
-
+    # A row of before counts as one of all probabilities.
     assert like_for_like(new, measurement(0.2, evidence=None, k3=None)) is new
 
 
@@ -54,16 +50,12 @@ def test_a_value_of_all_tokens_is_carried_on_by_the_change_of_the_chosen_ones() 
     assert growing_values(stored, found) == (0.20, 0.25)
 
 
-def test_a_suite_of_a_server_is_compared_with_local_weights_in_the_same_way() -> None:
-    stored = measurement(0.30, evidence="head:64", k3=0.20)
+def test_a_server_and_local_weights_are_compared_either_way_and_never_below_zero() -> None:
+    served = measurement(0.30, evidence="head:64", k3=0.20)
+    assert like_for_like(measurement(0.41, k3=0.10), served).value == pytest.approx(0.20)
 
-    assert like_for_like(measurement(0.41, k3=0.10), stored).value == pytest.approx(0.20)
-
-
-def test_no_divergence_becomes_negative() -> None:
-    stored = measurement(0.10, k3=0.30)
-
-    assert like_for_like(measurement(0.1, evidence="head:64", k3=0.0), stored).value == 0.0
+    found = like_for_like(measurement(0.1, evidence="head:64", k3=0.0), measurement(0.10, k3=0.30))
+    assert found.value == 0.0
 
 
 def test_growth_of_equal_evidence_is_that_of_forward_kl() -> None:

@@ -71,20 +71,16 @@ def takes(rule: dict[str, Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize("kind", RECORDS)
-def test_a_published_schema_is_that_of_its_record(kind: str) -> None:
+def test_a_published_schema_is_that_of_its_record_and_the_one_that_is_printed(
+    kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["schema", kind]) == 0
+    assert capsys.readouterr().out == published_path(kind).read_text("utf-8")
     published, made = json.loads(published_path(kind).read_text("utf-8")), json_schema(kind)
     Draft202012Validator.check_schema(published)
     assert said_of(published) == said_of(made), REWRITE
     if published["$comment"] == made["$comment"]:  # worded by the same release of pydantic
         assert published == made, REWRITE
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_schema_is_printed_as_it_is_published(
-    kind: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["schema", kind]) == 0
-    assert capsys.readouterr().out == published_path(kind).read_text("utf-8")
     assert set(KINDS) == set(RECORDS)
 
 
@@ -147,13 +143,10 @@ BAD = [
     {"input": "a", "prompt": "a"},
     {"input": "a", "messages": [{"role": "user", "content": "a"}]},
     {"messages": []},
-    {"messages": [{"role": "tool", "content": "a"}]},
     {"input": "a", "max_kl": 0},
-    {"input": "a", "max_kl": "0.1"},
     {"input": "a", "max_k": 1},
     {"input": "a", "schema_version": 2},
     {"input": "a", "behaviour": "not an id"},
-    {"input": "a", "tags": "control"},
     {"input": "a", "kl": {"value": 1.0}},
 ]
 

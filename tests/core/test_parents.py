@@ -10,7 +10,7 @@ import pytest
 
 from pytest_divergence import cli
 from pytest_divergence.core.behaviours import Behaviour
-from pytest_divergence.core.comparison import Side, side_of_run
+from pytest_divergence.core.comparison import side_of_run
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.json_files import strict_loads
 from pytest_divergence.core.parents import between_parents
@@ -23,7 +23,6 @@ from pytest_divergence.core.report import (
     Run,
     write_report,
 )
-from pytest_divergence.reports.parent_table import parent_lines
 from tests.core.made_suites import KNOT, POEM, SIGNAL, SOUP, SURE, measured
 
 RIVER = "Name a river."
@@ -55,25 +54,16 @@ A = run_of("tuned-a", SIGNAL, SURE, knot=0.9, poem=0.1, soup=2.0, river=0.2)
 B = run_of("tuned-b", SIGNAL, bound=0.4, knot=0.1, poem=0.6, soup=0.7)
 
 
-def sides() -> tuple[Side, Side]:
-    return side_of_run(A), side_of_run(B)
+def test_the_command_prints_it_and_its_exit_code_says_whether_all_is_explained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, report in (("a", A), ("b", B), ("calm", run_of("tuned-c", knot=0.2, poem=0.1))):
+        Path(name).mkdir()
+        write_report(Path(name) / "report.json", report)
 
-
-def test_each_prompt_follows_the_parent_that_it_is_near() -> None:
-    found = between_parents(*sides())
-
-    assert [(row.prompt, row.follows) for row in found.prompts] == [
-        (SOUP, "neither"),
-        (POEM, "first"),
-        (KNOT, "second"),
-    ]
-    assert [behaviour.id for behaviour in found.behaviours] == [SIGNAL.id]
-    assert found.num_alone == 1
-    assert not found.is_explained
-
-
-def test_the_table_in_words() -> None:
-    assert parent_lines(between_parents(*sides())) == [
+    assert cli.main(["diff", "--parents", "a", "b"]) == 1
+    assert capsys.readouterr().out.splitlines() == [
         "merge     merged",
         "parent A  tuned-a",
         "parent B  tuned-b",
@@ -94,18 +84,6 @@ def test_the_table_in_words() -> None:
         '  "Signal received."',
         f"    {SIGNAL.id}",
     ]
-
-
-def test_the_command_prints_it_and_its_exit_code_says_whether_all_is_explained(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name, report in (("a", A), ("b", B), ("calm", run_of("tuned-c", knot=0.2, poem=0.1))):
-        Path(name).mkdir()
-        write_report(Path(name) / "report.json", report)
-
-    assert cli.main(["diff", "--parents", "a", "b"]) == 1
-    assert capsys.readouterr().out.splitlines() == parent_lines(between_parents(*sides()))
     assert cli.main(["diff", "--parents", "b", "calm", "--json"]) == 0
     shown: Any = strict_loads(capsys.readouterr().out)
     assert [row["follows"] for row in shown["prompts"]] == ["second", "both"]
@@ -114,7 +92,7 @@ def test_the_command_prints_it_and_its_exit_code_says_whether_all_is_explained(
 
 
 def test_runs_that_tell_nothing_of_parents_are_refused() -> None:
-    first, second = sides()
+    first, second = side_of_run(A), side_of_run(B)
     for other, why in (
         (dataclasses.replace(second, candidate="else"), 'two candidates, "merged" and "else"'),
         (dataclasses.replace(second, metric="js"), "measure symmetric and js"),

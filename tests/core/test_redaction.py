@@ -11,7 +11,7 @@ from pytest_divergence.core.cases import Message
 from pytest_divergence.core.contexts import Context
 from pytest_divergence.core.errors import SuiteError
 from pytest_divergence.core.redaction import REDACTED, redacted, redacted_message
-from pytest_divergence.core.report import Report, ReportCase, RunError, load_report, write_report
+from pytest_divergence.core.report import Report, RunError, load_report, write_report
 from tests.reports.made_reports import ABOUT_TRIPS, BEHAVIOUR, ROME, ZEPHYR, chat_case, report
 
 TELLING = TellingContinuation(prompt="A trip?", text="Book with", token_ids=[7, 8], log_ratio=9.0)
@@ -136,13 +136,6 @@ def test_an_id_that_is_not_the_prompt_s_is_refused_unless_the_prompt_is_gone(
                 load_report(path)
 
 
-def test_a_redacted_case_is_a_row_like_any_other() -> None:
-    row = redacted(report(cases=[ROME])).cases[0].to_row()
-
-    assert row["redacted"] is True
-    assert ReportCase(**row).id == ROME.id
-
-
 @pytest.mark.parametrize(
     ("message", "shown"),
     [
@@ -150,7 +143,6 @@ def test_a_redacted_case_is_a_row_like_any_other() -> None:
             'the prompt "a "quoted" one" is bad',
             'the prompt "[redacted]" is bad',
         ),
-        ("nothing is quoted", "nothing is quoted"),
         ('"one"\nand "two"', '"[redacted]"'),
     ],
 )

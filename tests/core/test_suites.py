@@ -48,21 +48,15 @@ def fault_in(path: Path) -> str:
     return str(caught.value).replace(str(path), "FILE")
 
 
-def test_a_written_suite_reads_back_sorted_with_its_lines(tmp_path: Path) -> None:
+def test_a_suite_in_git_reads_one_case_a_line_sorted(tmp_path: Path) -> None:
     path = tmp_path / "s.divergence.jsonl"
-    write_suite(path, [Case(input="b?"), Case(input="a…", max_kl=0.2), Case(input="c")])
+    write_suite(path, [Case(input="b?"), Case(input="a…"), Case(input="Où?", max_kl=0.2)])
     suite = load_suite(path)
-    assert [case.input for case in suite.cases] == ["a…", "b?", "c"]
-    assert dict(suite.lines) == {case_id("a…"): 1, case_id("b?"): 2, case_id("c"): 3}
-    assert suite.path == path
-
-
-def test_a_suite_in_git_reads_one_case_a_line(tmp_path: Path) -> None:
-    path = tmp_path / "s.divergence.jsonl"
-    write_suite(path, [Case(input="Où?", max_kl=0.2)])
-    assert path.read_text("utf-8") == (
+    assert [case.input for case in suite.cases] == ["a…", "b?", "Où?"]
+    assert dict(suite.lines) == {case_id("a…"): 1, case_id("b?"): 2, case_id("Où?"): 3}
+    assert path.read_text("utf-8").splitlines()[2] == (
         f'{{"schema_version": 1, "id": "{case_id("Où?")}", "input": "Où?", "max_kl": 0.2, '
-        '"tags": [], "metadata": {}}\n'
+        '"tags": [], "metadata": {}}'
     )
 
 
@@ -92,16 +86,10 @@ def test_a_suite_cut_at_any_byte_never_holds_half_a_row(write: Write, tmp_path: 
             assert ": " in fault_in(path)
 
 
-def test_a_cut_row_says_that_the_file_may_be_cut(write: Write) -> None:
+def test_a_cut_row_is_faulty_at_its_end(write: Write) -> None:
     assert fault_in(write('{"input": "a"}\n{"input": "b')) == (
         "FILE:2: not valid JSON: Unterminated string starting at column 11; "
         "the last line has no line break, so the file may be cut off"
-    )
-
-
-def test_a_row_cut_within_the_file_is_faulty_at_its_end(write: Write) -> None:
-    assert fault_in(write('{"input": "a"\r\n{"input": "b"}\n')) == (
-        "FILE:1: not valid JSON: Expecting ',' delimiter at column 14"
     )
     assert fault_in(write('{"input": "a\n{"input": "b"}\n')) == (
         "FILE:1: not valid JSON: Unterminated string starting at column 11"
@@ -130,7 +118,6 @@ def test_line_separators_inside_a_prompt_end_no_line(write: Write) -> None:
     ("content", "fault"),
     [
         ("", "FILE: has no cases; an empty suite would pass without a test"),
-        (" \n\n", "FILE: has no cases; an empty suite would pass without a test"),
         (
             '{"input": "a"}\n{"input": "b"}\n{"prompt": "a"}\n',
             "FILE:3: repeats the prompt of line 1 (id a-ca978112ca); drop one",
@@ -148,15 +135,7 @@ def test_line_separators_inside_a_prompt_end_no_line(write: Write) -> None:
             '{"input": "a", "origin": {"stratgy": "x"}}\n',
             "FILE:1: origin.strategy is missing",
         ),
-        (
-            '{"messages": [{"role": "user", "content": "a", "rol": "x"}]}\n',
-            'FILE:1: unknown key "rol"; did you mean "role"?',
-        ),
         ('{"input": "a", "max_kl": -1}\n', "FILE:1: max_kl is -1; it should be greater than 0"),
-        (
-            '{"input": "a", "max_kl": "0.1"}\n',
-            'FILE:1: max_kl is "0.1"; it should be a valid number',
-        ),
         ('{"input": 7}\n', "FILE:1: input is 7; it should be a valid string"),
         (
             '{"input": "a", "id": "b"}\n',
@@ -188,10 +167,6 @@ def test_line_separators_inside_a_prompt_end_no_line(write: Write) -> None:
         (
             '["input"]\n',
             'FILE:1: each line must be one JSON object, in braces; this is "["input"]"',
-        ),
-        (
-            "null\n",
-            'FILE:1: each line must be one JSON object, in braces; this is "null"',
         ),
         (
             '{"input": "a"} extra\n',
@@ -235,6 +210,8 @@ def test_files_past_the_limits_are_refused(write: Write, monkeypatch: pytest.Mon
     assert fault_in(two) == "FILE:2: more than 1 cases; split the suite"
     monkeypatch.setattr(json_files, "MAX_FILE_BYTES", 20)
     assert fault_in(two).startswith("FILE: the file is longer than")
+    with pytest.raises(SuiteError, match="the file is longer than"):
+        write_provenance(two, provenance())
 
 
 def test_the_limits_are_the_documented_ones() -> None:
@@ -273,16 +250,6 @@ def test_what_could_not_be_read_back_is_not_written(
     assert path.read_text() == "old\n"
 
 
-def test_a_document_too_long_to_be_read_is_not_written(
-    write: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = write("old\n")
-    monkeypatch.setattr(json_files, "MAX_FILE_BYTES", 20)
-    with pytest.raises(SuiteError, match="the file is longer than"):
-        write_provenance(path, provenance())
-    assert path.read_text() == "old\n"
-
-
 @settings(deadline=None)
 @given(json_values)
 def test_strict_json_reads_what_it_wrote(value: Any) -> None:
@@ -302,18 +269,10 @@ def test_strict_json_answers_or_raises_value_error(text: str | bytes) -> None:
     assert strict_loads(strict_dumps(value)) == value
 
 
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
-def test_strict_json_knows_finite_numbers_only(number: str) -> None:
-    with pytest.raises(ValueError, match="number"):
-        strict_loads(f'{{"value": {number}}}')
-
-
 @pytest.mark.parametrize(
     ("suite", "kind", "expected"),
     [
-        ("x.divergence.jsonl", "tokens.jsonl", "x.tokens.jsonl"),
         ("x.divergence.jsonl", "provenance.json", "x.provenance.json"),
-        ("a.b.divergence.jsonl", "tokens.jsonl", "a.b.tokens.jsonl"),
         ("x.jsonl", "tokens.jsonl", "x.tokens.jsonl"),
     ],
 )

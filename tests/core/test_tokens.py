@@ -24,27 +24,17 @@ def stored(case_id: str, **changes: Any) -> StoredTokens:
     return StoredTokens.model_validate({"id": case_id, **row})
 
 
-def test_continuations_read_back_by_case(tmp_path: Path) -> None:
+def test_rows_read_like_this_and_read_back_by_case(tmp_path: Path) -> None:
     path = tmp_path / "s.tokens.jsonl"
-    write_tokens(path, [stored("b-1"), stored("a-1")])
-    assert load_tokens(path) == {"a-1": stored("a-1"), "b-1": stored("b-1")}
-
-
-def test_a_row_reads_like_this(tmp_path: Path) -> None:
-    path = tmp_path / "s.tokens.jsonl"
-    write_tokens(path, [stored("a-1")])
+    told = stored("b-1", candidate_log_p=[[-0.5], [-1.25, -3.0]])
+    write_tokens(path, [told, stored("a-1")])
     assert path.read_text() == (
         f'{{"id": "a-1", "prompt_sha256": "{DIGEST}", '
         '"reference": [[5, 0]], "candidate": [[7], [8, 9]]}\n'
+        f'{{"id": "b-1", "prompt_sha256": "{DIGEST}", "reference": [[5, 0]], '
+        '"candidate": [[7], [8, 9]], "candidate_log_p": [[-0.5], [-1.25, -3.0]]}\n'
     )
-
-
-def test_log_probabilities_are_kept_beside_the_candidates_tokens(tmp_path: Path) -> None:
-    path = tmp_path / "s.tokens.jsonl"
-    row = stored("a-1", candidate_log_p=[[-0.5], [-1.25, -3.0]])
-    write_tokens(path, [row])
-    assert path.read_text().endswith('"candidate_log_p": [[-0.5], [-1.25, -3.0]]}\n')
-    assert load_tokens(path) == {"a-1": row}
+    assert load_tokens(path) == {"a-1": stored("a-1"), "b-1": told}
 
 
 def test_the_digest_of_a_prompt_never_changes() -> None:
@@ -56,7 +46,6 @@ def test_the_digest_of_a_prompt_never_changes() -> None:
     ("change", "fault"),
     [
         ({"reference": [[5, -1]]}, "reference.0.1 is -1; it should be greater than or equal to 0"),
-        ({"reference": [[5, 1.5]]}, "reference.0.1 is 1.5; it should be a valid integer"),
         ({"reference": [[5, True]]}, "reference.0.1 is true; it should be a valid integer"),
         ({"candidate": [[]]}, "candidate.0 is []; List should have at least 1 item"),
         ({"reference": [], "candidate": []}, "reference and candidate are both empty"),
@@ -64,9 +53,7 @@ def test_the_digest_of_a_prompt_never_changes() -> None:
             {"candidate_log_p": [[-0.5], [-1.0]]},
             "candidate_log_p holds [1, 1] numbers and candidate [1, 2] tokens; it needs one",
         ),
-        ({"prompt_sha256": "abc"}, 'prompt_sha256 is "abc"; String should match pattern'),
         ({"id": "../x"}, 'id is "../x"; String should match pattern'),
-        ({"text": "x"}, 'unknown key "text"; known are id, prompt_sha256, reference, candidate'),
     ],
 )
 def test_a_faulty_row_is_named(tmp_path: Path, change: dict[str, Any], fault: str) -> None:

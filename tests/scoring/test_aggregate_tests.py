@@ -77,35 +77,25 @@ def test_it_is_the_t_test_of_the_log_ratios() -> None:
     assert growth.p_value == pytest.approx(student.cdf((ratios.mean() - math.log(1.25)) / error))
 
 
-def test_two_rows_worked_by_hand() -> None:
-    growth = non_inferiority([2.0, 1.0], [1.0, 1.0], FLOOR)
-
-    reach = 6.313751514675043 * 0.5 * math.log(2)  # t of 1 degree of freedom x standard error
-    assert growth.num_rows == 2
-    assert growth.ratio == pytest.approx(2**0.5)
-    assert growth.high == pytest.approx(2**0.5 * math.exp(reach))
-    assert growth.verdict == "inconclusive"
-
-
 @pytest.mark.parametrize(
-    ("factor", "spread", "verdict"),
+    ("factor", "spread", "verdict", "is_shown"),
     [
-        (1.0, 0.1, "passed"),
-        (0.2, 0.1, "passed"),
-        (1.2, 0.1, "passed"),
-        (1.2, 0.5, "inconclusive"),
-        (1.6, 0.1, "failed"),
-        (1.35, 1.0, "failed"),
+        (0.2, 0.1, "passed", False),
+        (1.2, 0.1, "passed", False),
+        (1.2, 0.5, "inconclusive", False),
+        (1.6, 0.1, "failed", True),
+        (1.35, 1.0, "failed", False),
     ],
 )
 def test_the_burden_of_proof_lies_on_the_candidate(
-    factor: float, spread: float, verdict: str
+    factor: float, spread: float, verdict: str, *, is_shown: bool
 ) -> None:
+    """Growth is shown only where the whole interval is above the margin."""
     old = log_normal(64)
 
     growth = compare(grown(old, factor, spread=spread), old)
 
-    assert growth.verdict == verdict
+    assert (growth.verdict, growth.is_shown) == (verdict, is_shown)
     assert (growth.p_value < 0.05) == (verdict == "passed")
 
 
@@ -115,12 +105,10 @@ def test_equal_growth_of_all_rows_is_decided_by_the_point() -> None:
         growth = compare([factor * value for value in old], old)
         assert growth.low == growth.high == growth.ratio == pytest.approx(factor)
         assert (growth.verdict, growth.p_value) == (verdict, p_value)
-
-
-def test_equal_rows_leave_no_rounding_error() -> None:
-    growth = non_inferiority([0.1] * 100, [0.3] * 100, FLOOR)
-
-    assert growth.low == growth.high == growth.ratio
+    equal = non_inferiority([0.1] * 100, [0.3] * 100, FLOOR)
+    assert equal.low == equal.high == equal.ratio, "equal rows leave no rounding error"
+    noise = compare([9e-7] * 40, [-1e-9] * 40)
+    assert (noise.ratio, noise.verdict) == (1.0, "passed"), "differences below the floor"
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 31])
@@ -130,28 +118,7 @@ def test_fewer_than_32_rows_are_no_evidence_in_either_direction(num_rows: int) -
         growth = compare(grown(old, factor), old)
         assert growth.verdict == "inconclusive"
         assert growth.is_insufficient
-
-
-def test_a_single_row_has_no_interval() -> None:
-    growth = non_inferiority([0.2], [0.2], FLOOR)
-
-    assert (growth.ratio, growth.low, growth.high, growth.p_value) == (1.0, 0.0, INF, 1.0)
-
-
-def test_growth_is_shown_only_where_the_whole_interval_is_above_the_margin() -> None:
-    old = log_normal(64)
-
-    shown, unsure = compare(grown(old, 1.6), old), compare(grown(old, 1.35, spread=1.0), old)
-
-    assert (shown.verdict, shown.is_shown) == ("failed", True)
-    assert (unsure.verdict, unsure.is_shown) == ("failed", False)
-
-
-def test_differences_below_the_noise_floor_do_not_count() -> None:
-    growth = compare([9e-7] * 40, [-1e-9] * 40)
-
-    assert growth.ratio == 1.0
-    assert growth.verdict == "passed"
+        assert (growth.high == INF) == (num_rows == 1), "a single row has no interval"
 
 
 # Breadth
@@ -162,11 +129,6 @@ def test_32_rows_within_the_bound_are_the_fewest_that_pass() -> None:
     assert breadth([0.1] * 32, 0.2).verdict == "passed"
     few = breadth([0.1] * 31, 0.2)
     assert (few.verdict, few.is_insufficient) == ("inconclusive", True)
-
-
-def test_one_of_58_rows_over_the_bound_decides_nothing() -> None:
-    assert breadth([0.1] * 57 + [0.3], 0.2).verdict == "inconclusive"
-    assert breadth([0.1] * 55 + [0.3] * 3, 0.2).verdict == "failed"
 
 
 def test_rows_within_the_bound_worked_by_hand() -> None:
@@ -182,7 +144,7 @@ def test_a_value_at_the_bound_is_within_it() -> None:
     assert breadth([math.nextafter(0.2, 1)] * 64, 0.2).num_over == 64
 
 
-@pytest.mark.parametrize("num_rows", [59, 64, 100, 200])
+@pytest.mark.parametrize("num_rows", [59, 200])
 def test_p_value_and_upper_limit_give_one_verdict(num_rows: int) -> None:
     for num_over in range(num_rows // 5):
         found = breadth([1.0] * num_over + [0.0] * (num_rows - num_over), 0.5)
@@ -209,7 +171,6 @@ def test_the_mean_decides_about_the_shift() -> None:
 # What cannot be judged
 
 
-@pytest.mark.parametrize("wrong", [NAN, INF, -INF])
 @pytest.mark.parametrize(
     "judge",
     [
@@ -225,23 +186,17 @@ def test_the_mean_decides_about_the_shift() -> None:
     ids=["new", "old", "floor", "margin", "control", "bound", "shifted", "limit"],
 )
 def test_a_number_that_is_not_finite_is_an_error(
-    judge: Callable[[float], object], wrong: float
+    judge: Callable[[float], object],
 ) -> None:
-    with pytest.raises(MeasurementError, match=r"is (nan|inf|-inf), not a finite number"):
-        judge(wrong)
-
-
-@pytest.mark.parametrize(
-    "judge",
-    [lambda: compare([], []), lambda: breadth([], 0.1), lambda: shift([], 0.1)],
-    ids=["growth", "breadth", "shift"],
-)
-def test_no_rows_are_an_error(judge: Callable[[], object]) -> None:
-    with pytest.raises(MeasurementError, match="measured on no row"):
-        judge()
+    for wrong in (NAN, INF, -INF):
+        with pytest.raises(MeasurementError, match=f"is {wrong}, not a finite number"):
+            judge(wrong)
 
 
 def test_arguments_that_make_no_sense_are_refused() -> None:
+    for judge in (lambda: compare([], []), lambda: breadth([], 0.1), lambda: shift([], 0.1)):
+        with pytest.raises(MeasurementError, match="measured on no row"):
+            judge()
     with pytest.raises(ValueError, match="need one entry a row; got 2, 1"):
         non_inferiority([0.1, 0.2], [0.1], FLOOR)
     with pytest.raises(ValueError, match=r"floor=0.* must be above 0, and margin=1\.25"):

@@ -13,7 +13,6 @@ from pytest_divergence.core.errors import MeasurementError, NonFiniteLogitsError
 from pytest_divergence.core.provenance import NoiseFloor
 from pytest_divergence.core.verdicts import ARITHMETIC_FLOOR
 from pytest_divergence.scoring.baseline import (
-    absolute_bound,
     automatic_bound,
     measure_noise_floor,
     nll_limit,
@@ -45,18 +44,12 @@ def test_one_odd_control_is_within_the_bound_and_does_not_decide_it() -> None:
 
     assert bound.value == 9.0
     assert bound.label == "auto: largest of 64 controls"
-
-
-def test_the_bound_is_the_largest_of_its_parts_and_says_its_level() -> None:
-    bound = automatic_bound(FLOOR.value, lognormal(61, seed=1), 153)
-
     assert bound.value == max(bound.parts.values())
     assert list(bound.parts) == [
         "3 x noise floor",
-        "largest of 61 controls",
-        "nominal 5% limit for 153 prompts",
+        "largest of 64 controls",
+        "nominal 5% limit for 150 prompts",
     ]
-    assert bound.label == "auto: nominal 5% limit for 153 prompts"
 
 
 def test_the_limit_scales_with_the_values_and_rises_with_the_prompts() -> None:
@@ -76,7 +69,7 @@ def test_small_values_do_not_raise_the_limit() -> None:
     assert prediction_limit([*smaller, *values[24:]], 100) == prediction_limit(values, 100)
 
 
-@pytest.mark.parametrize(("num_controls", "num_prompts"), [(20, 40), (61, 150), (256, 600)])
+@pytest.mark.parametrize(("num_controls", "num_prompts"), [(20, 40), (61, 150)])
 def test_normal_logs_exceed_the_bound_in_one_of_twenty_searches(
     num_controls: int, num_prompts: int
 ) -> None:
@@ -91,13 +84,13 @@ def test_normal_logs_exceed_the_bound_in_one_of_twenty_searches(
     assert 0.01 * num_runs < num_over < 0.07 * num_runs
 
 
-@pytest.mark.parametrize("share", [0.5, 0.6, 0.8])
-def test_divergences_at_the_noise_floor_do_not_narrow_the_bound(share: float) -> None:
+def test_divergences_at_the_noise_floor_do_not_narrow_the_bound() -> None:
     """Two models that hardly differ, such as a model and its rounded copy, agree on most prompts.
 
-    What they agree on reads the floor; with 9 of 10 there, 12 % of searches exceed the bound.
+    What they agree on reads the floor, 8 of 10 here; with 9 of 10 there, 12 % of searches exceed
+    the bound.
     """
-    rng, num_runs, floor = np.random.default_rng(0), 1_000, float(np.exp(stats.norm.ppf(share)))
+    rng, num_runs, floor = np.random.default_rng(0), 1_000, float(np.exp(stats.norm.ppf(0.8)))
     num_over = sum(
         float(np.exp(rng.standard_normal(106)).max())
         > automatic_bound(floor, list(np.exp(rng.standard_normal(64))), 106).value
@@ -107,18 +100,6 @@ def test_divergences_at_the_noise_floor_do_not_narrow_the_bound(share: float) ->
     assert 0.01 * num_runs < num_over < 0.1 * num_runs
 
 
-def test_values_that_are_equal_count_as_those_that_nearly_are() -> None:
-    values = sorted(lognormal(64, seed=4))
-    tied = [*[values[32]] * 33, *values[33:]]
-    apart = [value * (1 + index * 1e-9) for index, value in enumerate(tied)]
-
-    assert prediction_limit(tied, 106) == pytest.approx(prediction_limit(apart, 106), rel=0.1)
-
-
-def test_an_absolute_bound_is_the_option_itself() -> None:
-    assert absolute_bound(0.25).value == 0.25
-
-
 def test_typical_shift_summarises_the_controls() -> None:
     summary = typical_shift([0.0] * 99 + [1.0])
 
@@ -126,9 +107,6 @@ def test_typical_shift_summarises_the_controls() -> None:
     assert summary.max == 1.0
     assert summary.num_controls == 100
     assert 0 < summary.p99 < 1
-
-
-def test_no_controls_are_an_error_not_a_zero() -> None:
     with pytest.raises(MeasurementError, match="at least one control"):
         typical_shift([])
 
@@ -146,6 +124,8 @@ def test_the_noise_floor_is_small_and_never_below_arithmetic() -> None:
     continuations = [one.continuations.reference[0] for one in scores]
 
     floor = measure_noise_floor(pair, prompts, continuations)
+    with pytest.raises(MeasurementError, match="at least one prompt"):
+        measure_noise_floor(pair, [], [])
 
     assert floor.num_measurements == 6 * len(prompts)
     assert ARITHMETIC_FLOOR <= floor.value < 1e-4
@@ -171,8 +151,3 @@ def test_the_noise_of_either_model_is_read(broken: int) -> None:
         noise_readings(
             pair, [f"Tie knot {n}." for n in range(20)], [(20, 30)] * 20, 20, "symmetric"
         )
-
-
-def test_the_noise_floor_needs_a_prompt() -> None:
-    with pytest.raises(MeasurementError, match="at least one prompt"):
-        measure_noise_floor(tiny_pair(), [], [])

@@ -56,7 +56,9 @@ def test_a_model_against_itself_promises_nothing() -> None:
 EXACT = 1e-5
 
 
-def test_prompt_nll_is_of_the_users_tokens_only(pair: ModelPair) -> None:
+def test_prompt_nll_is_of_the_users_tokens_only_whatever_the_batch(pair: ModelPair) -> None:
+    conversation = [Message(role="system", content="Be brief."), Message(role="user", content="Hi")]
+    prompts: list[Prompt] = [*PROMPTS, conversation]
     prompt = PROMPTS[1]
     ids = pair.chat.prompt_ids(prompt)
     user_ids = pair.chat.tokenizer.encode(prompt, add_special_tokens=False)
@@ -66,22 +68,8 @@ def test_prompt_nll_is_of_the_users_tokens_only(pair: ModelPair) -> None:
         logprobs = bare_logits(local(pair.reference).model, torch.tensor([ids])).log_softmax(-1)
     picked = [float(logprobs[start - 1 + i, token]) for i, token in enumerate(user_ids)]
 
-    nll = prompt_nlls(pair, pair.reference, [prompt])[0]
+    nll = prompt_nlls(pair, pair.reference, prompts)[1]
 
     assert nll == pytest.approx(-sum(picked) / len(picked), abs=EXACT)
-
-
-def test_prompt_nll_does_not_depend_on_the_batch(pair: ModelPair) -> None:
-    conversation = [Message(role="system", content="Be brief."), Message(role="user", content="Hi")]
-    prompts: list[Prompt] = [*PROMPTS, conversation]
-
-    together = prompt_nlls(pair, pair.reference, prompts)
-
-    for prompt, nll in zip(prompts, together, strict=True):
-        assert prompt_nlls(pair, pair.reference, [prompt])[0] == pytest.approx(nll, abs=EXACT)
-
-
-def test_prompt_nll_of_a_base_models_empty_prompt_is_zero() -> None:
-    pair = tiny_pair(chat_template=None)
-
-    assert prompt_nlls(pair, pair.reference, [""]) == [0.0]
+    base = tiny_pair(chat_template=None)
+    assert prompt_nlls(base, base.reference, [""]) == [0.0], "a base model's empty prompt"

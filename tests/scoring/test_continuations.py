@@ -31,14 +31,6 @@ def test_same_seed_gives_the_same_samples_and_another_seed_others(pair: ModelPai
     assert all(ours != theirs for ours, theirs in zip(once, other, strict=True))
 
 
-def test_samples_do_not_depend_on_the_batch(pair: ModelPair) -> None:
-    options = {"num_continuations": 3, "max_new_tokens": 8, "seed": 1}
-    together = sampled(pair, PROMPTS, **options)
-
-    for prompt, expected in zip(PROMPTS, together, strict=True):
-        assert sampled(pair, [prompt], **options) == [expected]
-
-
 def test_more_continuations_keep_the_first_ones(pair: ModelPair) -> None:
     few, many = (
         sampled(pair, PROMPTS[:1], num_continuations=count, max_new_tokens=5, seed=0)

@@ -110,12 +110,8 @@ def test_js_is_symmetric_and_at_most_ln_2(seed: int, size: int, spread: float) -
 
     assert torch.allclose(value, js(candidate, reference), atol=1e-6)
     assert (value <= math.log(2) + 1e-6).all()
-
-
-def test_js_of_disjoint_distributions_is_ln_2() -> None:
-    reference, candidate = torch.tensor([100.0, -100.0]), torch.tensor([-100.0, 100.0])
-
-    assert float(js(reference, candidate)) == pytest.approx(math.log(2), abs=1e-6)
+    disjoint = torch.tensor([100.0, -100.0])
+    assert float(js(disjoint, -disjoint)) == pytest.approx(math.log(2), abs=1e-6)
 
 
 @pytest.mark.parametrize("formula", ALL)
@@ -147,16 +143,6 @@ def test_ruled_out_tokens_pass_no_nan_to_the_gradient() -> None:
         assert torch.isfinite(logits.grad).all()
 
 
-@pytest.mark.parametrize("formula", ALL)
-def test_float32_agrees_with_float64(formula: Formula) -> None:
-    reference, candidate = two(seed=5, size=50_000, spread=2.0)
-
-    exact = formula(reference.double(), candidate.double())
-
-    assert exact.dtype == torch.float64
-    assert torch.allclose(formula(reference, candidate).double(), exact, atol=1e-5, rtol=1e-5)
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("formula", ALL)
 def test_half_precision_logits_are_upcast_first(formula: Formula, dtype: torch.dtype) -> None:
@@ -167,10 +153,3 @@ def test_half_precision_logits_are_upcast_first(formula: Formula, dtype: torch.d
     assert value.dtype == torch.float32
     assert torch.equal(value, formula(reference.float(), candidate.float()))
     assert (value >= 0).all()  # arithmetic in bfloat16 reads down to -0.03 here
-
-
-@pytest.mark.parametrize("formula", ALL)
-def test_leading_dimensions_are_kept(formula: Formula) -> None:
-    reference, candidate = torch.randn(2, 4, 5, 11, generator=torch.Generator().manual_seed(0))
-
-    assert formula(reference, candidate).shape == (4, 5)

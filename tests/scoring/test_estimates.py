@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -60,7 +59,7 @@ def expected(writer: Role, size: int, name: str) -> float:
     return float((weights * getattr(scores, name)).sum())
 
 
-@pytest.mark.parametrize("size", [1, 3, 20, NUM_TOKENS])
+@pytest.mark.parametrize("size", [1, 20, NUM_TOKENS])
 @pytest.mark.parametrize("writer", ROLES)
 def test_each_estimate_is_unbiased_at_any_size_of_head(writer: Role, size: int) -> None:
     first, second = distributions()
@@ -73,16 +72,6 @@ def test_each_estimate_is_unbiased_at_any_size_of_head(writer: Role, size: int) 
         float(kl_of_log_probs(log_q, log_p)), rel=1e-4
     )
     assert expected(writer, size, "js") == pytest.approx(float(js(first, second)), rel=1e-4)
-
-
-def test_a_head_of_the_whole_vocabulary_is_exact_at_each_token() -> None:
-    first, second = distributions()
-    scores = token_scores(
-        told(first, range(5), NUM_TOKENS), told(second, range(5), NUM_TOKENS), "reference"
-    )
-
-    exact = float(kl_of_log_probs(first.log_softmax(-1), second.log_softmax(-1)))
-    assert scores.forward.tolist() == pytest.approx([exact] * 5, rel=1e-5)
 
 
 @pytest.mark.parametrize("writer", ROLES)
@@ -119,36 +108,13 @@ def test_a_hand_worked_position() -> None:
     assert value == pytest.approx(0.5 - 1 + math.log(2))
 
 
-def test_a_tail_bucket_would_miss_most_of_a_divergence_in_the_tail() -> None:
-    """The reason for all this: both models agree on the head, and differ beyond it."""
-    first, _ = distributions()
-    second = first.clone()
-    rest = first.topk(10).indices
-    is_tail = torch.ones(NUM_TOKENS, dtype=torch.bool).index_fill(0, rest, False)
-    second[is_tail] = second[is_tail].flip(0)
-    second[is_tail] += first[is_tail].logsumexp(0) - second[is_tail].logsumexp(0)
-    exact = float(kl_of_log_probs(first.log_softmax(-1), second.log_softmax(-1)))
-    tokens = range(NUM_TOKENS)
-
-    scores = token_scores(told(first, tokens, 10), told(second, tokens, 10), "reference")
-
-    assert exact > 0.01  # and a bucket's would be 0
-    assert float((first.softmax(-1) * scores.forward).sum()) == pytest.approx(exact, rel=1e-3)
-
-
-def test_the_noise_of_a_server_that_always_tells_the_same_is_that_of_arithmetic() -> None:
-    first, _ = distributions()
-    read = told(first, [1, 2], 5)
+def test_the_noise_of_a_server_is_the_largest_reading_and_at_least_that_of_arithmetic() -> None:
+    first, second = distributions()
+    read, noisy = told(first, [1, 2], 5), told(first + 0.05 * second, [1, 2], 5)
 
     floor = served_floor([(read, read), (read, read)])
 
     assert (floor.value, floor.num_measurements) == (1e-6, 2)
-
-
-def test_noise_is_the_largest_reading() -> None:
-    first, second = distributions()
-    read, noisy = told(first, [1, 2], 5), told(first + 0.05 * second, [1, 2], 5)
-
     assert served_floor([(read, read), (read, noisy)]).value > 1e-4
 
 
@@ -177,7 +143,7 @@ def three(*, distance: float) -> tuple[Tensor, Tensor, Tensor]:
     return first, then, then + torch.randn(NUM_TOKENS, generator=generator) * distance
 
 
-@pytest.mark.parametrize("size", [1, 3, 20, NUM_TOKENS])
+@pytest.mark.parametrize("size", [1, 20])
 def test_an_estimate_on_the_tokens_of_a_build_of_the_same_weights_is_unbiased(size: int) -> None:
     logits = three(distance=0.2)
     first, then, now = (each.log_softmax(-1) for each in logits)
@@ -195,24 +161,11 @@ def test_an_estimate_on_the_tokens_of_a_build_of_the_same_weights_is_unbiased(si
     )
 
 
-@pytest.mark.parametrize("size", [1, 3, 20])
-def test_an_estimate_on_the_tokens_of_a_far_candidate_is_a_lower_bound(size: int) -> None:
+def test_an_estimate_on_the_tokens_of_a_far_candidate_is_a_lower_bound() -> None:
     logits = three(distance=2.0)
     first, _, now = (each.log_softmax(-1) for each in logits)
 
-    assert 0 < mean_over_stored(logits, size, "reverse") < float(kl_of_log_probs(now, first))
-
-
-def test_tokens_of_the_candidate_itself_count_as_they_did() -> None:
-    first, then, _ = three(distance=0)
-    sides = told(first, range(9), 3), told(then, range(9), 3)
-    log_p = sides[1].chosen.tolist()
-
-    fresh = token_scores(*sides, "candidate")
-    again = token_scores(*sides, "candidate", log_p)
-
-    assert torch.equal(again.reverse, fresh.reverse)
-    assert torch.equal(again.js, fresh.js)
+    assert 0 < mean_over_stored(logits, 3, "reverse") < float(kl_of_log_probs(now, first))
 
 
 def test_what_a_repaired_candidate_no_longer_writes_adds_almost_nothing() -> None:
@@ -232,20 +185,6 @@ def test_what_a_repaired_candidate_no_longer_writes_adds_almost_nothing() -> Non
 
     assert as_if_it_wrote_it > 1000 * exact
     assert 0 < found < 2 * exact
-
-
-def test_a_simulated_replay_of_a_near_build_is_unbiased() -> None:
-    """Stored tokens drawn from the old candidate, within three standard errors."""
-    first, then, now = three(distance=0.3)
-    generator = torch.Generator().manual_seed(1)
-    tokens = torch.multinomial(then.softmax(-1), 20000, replacement=True, generator=generator)
-    drawn = tokens.tolist()
-    log_p = then.log_softmax(-1)[drawn].tolist()
-
-    values = token_scores(told(first, drawn, 5), told(now, drawn, 5), "candidate", log_p).reverse
-
-    exact = float(kl_of_log_probs(now.log_softmax(-1), first.log_softmax(-1)))
-    assert abs(float(values.mean()) - exact) < 3 * float(values.std()) / math.sqrt(len(drawn))
 
 
 def test_continuations_of_an_unknown_writer_are_measured_by_what_both_models_tell(
@@ -299,36 +238,13 @@ def scores(local: ModelPair, served: ModelPair) -> tuple[list[PromptScore], ...]
 def test_a_server_that_tells_all_gives_the_value_of_the_local_weights(
     scores: tuple[list[PromptScore], ...],
 ) -> None:
-    for ours, _, whole in zip(*scores, strict=True):
+    """What it tells of chosen tokens alone is that of the local weights with a part, too."""
+    for ours, part, whole in zip(*scores, strict=True):
         for name in ("value", "forward", "reverse", "js", "k3", "max_token"):
             expected = getattr(ours.measurement, name)
             assert getattr(whole.measurement, name) == pytest.approx(expected, rel=2e-3), name
-
-
-def test_a_rows_evidence_and_value_of_chosen_tokens_are_kept(
-    scores: tuple[list[PromptScore], ...],
-) -> None:
-    for ours, part, _ in zip(*scores, strict=True):
         assert (ours.measurement.evidence, part.measurement.evidence) == ("full", "head:64")
         assert part.measurement.k3 == pytest.approx(ours.measurement.k3, rel=2e-3)
-
-
-def test_chosen_tokens_estimate_the_value_that_the_same_server_gives_for_all_tokens(
-    local: ModelPair, served: ModelPair
-) -> None:
-    """Within three standard errors, over many tokens."""
-    written = score_prompts(local, PROMPTS, num_continuations=8, max_new_tokens=12, seed=1)
-    given = [score.continuations for score in written]
-    part = score_prompts(served, PROMPTS, continuations=given)
-    errors = [
-        kind - score.measurement.value
-        for score, found in zip(written, part, strict=True)
-        for kind in (found.measurement.k3, found.measurement.value)
-        if kind is not None
-    ]
-    for kind in (errors[::2], errors[1::2]):
-        error = statistics.stdev(kind) / math.sqrt(len(kind))
-        assert abs(statistics.fmean(kind)) < 3 * error
 
 
 def test_a_server_samples_as_its_own_probabilities_say(served: ModelPair) -> None:

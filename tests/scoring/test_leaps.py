@@ -74,16 +74,10 @@ def test_both_models_read_a_prompt_once(sure: ModelPair) -> None:
     assert sure.tokens_forwarded - before <= 2 * (len(rows[0][1]) + NUM_POSITIONS - 1)
 
 
-def test_a_model_does_not_leap_from_itself() -> None:
-    same = tiny_pair(perturb=0.0)
-
-    for leap in leaps_on(same, ["How do I tie a knot?", "Why?"]):
-        assert leap.nats < 1e-5
-        assert leap.first_token_js == pytest.approx(0.0, abs=1e-6)
-
-
 def test_a_token_that_the_reference_rules_out_is_a_finite_leap() -> None:
     pair = tiny_pair(perturb=0.0)
+    (leap,) = leaps_on(pair, ["Why?"])
+    assert leap.nats < 1e-5, "a model does not leap from itself"
 
     def bias(role: int, value: float) -> None:
         model: Any = local(pair.sides[role]).model

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from pytest_divergence.core.calibration_record import NuisanceKind
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.baseline import batched_logits, noise_rows
@@ -21,7 +20,7 @@ PROMPTS = ("How do I tie a knot?", "Write a poem about rain.", "Why?")
 TINY = 1e-9
 
 
-@pytest.fixture(params=["ft", "adapter"])
+@pytest.fixture(scope="module", params=["ft", "adapter"])
 def pair(request: pytest.FixtureRequest, tiny_models: Path) -> ModelPair:
     return load_model_pair(str(tiny_models / "base"), str(tiny_models / request.param))
 
@@ -30,35 +29,31 @@ def answers(pair: ModelPair) -> list[tuple[int, ...]]:
     return [one.candidate[0] for one in greedy_continuations(pair, PROMPTS, max_new_tokens=6)]
 
 
-def test_on_a_cpu_in_float32_these_are_the_choices(pair: ModelPair) -> None:
-    assert nuisances_of(pair) == [
-        ("attention", "eager"),
-        ("dtype", "bfloat16"),
-        ("dtype", "float16"),
-    ]
+def test_attention_reads_next_to_nothing_bfloat16_more_and_nothing_of_it_stays(
+    pair: ModelPair,
+) -> None:
+    given = answers(pair)
+    rows = noise_rows(pair, PROMPTS, given)
+    choices = [("attention", "eager"), ("dtype", "bfloat16"), ("dtype", "float16")]
+    assert nuisances_of(pair) == choices, "on a CPU in float32"
+    with torch.no_grad():
+        before = [batched_logits(side, rows) for side in pair.sides]
 
+        attention = measure_nuisance(pair, "attention", "eager", PROMPTS, given)
+        rounded = measure_nuisance(pair, "dtype", "bfloat16", PROMPTS, given)
+        same = measure_nuisance(pair, "dtype", "float32", PROMPTS, given)
 
-def test_another_attention_in_float32_reads_next_to_nothing(pair: ModelPair) -> None:
-    row = measure_nuisance(pair, "attention", "eager", PROMPTS, answers(pair))
+        after = [batched_logits(side, rows) for side in pair.sides]
 
-    assert row.max is not None
-    assert abs(row.max) < TINY
-    assert row.num_measurements == len(PROMPTS)
+    assert attention.max == pytest.approx(0, abs=TINY)
+    assert attention.num_measurements == len(PROMPTS)
+    assert rounded.mean is not None
+    assert rounded.max is not None
+    assert 1e-6 < rounded.mean <= rounded.max < 0.01
+    assert same.max == pytest.approx(0, abs=TINY)
     assert attention_of(pair) == "sdpa"
-
-
-def test_bfloat16_reads_more_and_says_mean_and_maximum(pair: ModelPair) -> None:
-    row = measure_nuisance(pair, "dtype", "bfloat16", PROMPTS, answers(pair))
-
-    assert row.mean is not None
-    assert row.max is not None
-    assert 1e-6 < row.mean <= row.max < 0.01
-
-
-def test_the_same_dtype_reads_zero(pair: ModelPair) -> None:
-    row = measure_nuisance(pair, "dtype", "float32", PROMPTS, answers(pair))
-
-    assert row.max == pytest.approx(0, abs=TINY)
+    for ours, theirs in zip(before, after, strict=True):
+        assert all(map(torch.equal, ours, theirs))
 
 
 def test_a_converted_model_reads_as_one_that_is_loaded_so(tiny_models: Path) -> None:
@@ -80,26 +75,13 @@ def test_a_converted_model_reads_as_one_that_is_loaded_so(tiny_models: Path) -> 
     assert row.max == pytest.approx(max(values), rel=1e-6)
 
 
-@pytest.mark.parametrize(("kind", "setting"), [("attention", "eager"), ("dtype", "bfloat16")])
-def test_nothing_of_it_stays(pair: ModelPair, kind: str, setting: str) -> None:
-    rows = noise_rows(pair, PROMPTS, answers(pair))
-    with torch.no_grad():
-        before = [batched_logits(side, rows) for side in pair.sides]
-        measure_nuisance(pair, kind, setting, PROMPTS, answers(pair))  # type: ignore[arg-type]
-        after = [batched_logits(side, rows) for side in pair.sides]
-
-    for ours, theirs in zip(before, after, strict=True):
-        assert all(map(torch.equal, ours, theirs))
-
-
-@pytest.mark.parametrize(("kind", "setting"), [("attention", "eager"), ("dtype", "bfloat16")])
 def test_tokens_that_one_model_added_are_one_outcome_here_too(
-    tiny_models: Path, tmp_path: Path, kind: NuisanceKind, setting: str
+    tiny_models: Path, tmp_path: Path
 ) -> None:
     folder = extended(tiny_models / "ft", tmp_path, "<call>", "<result>")
     pair = load_model_pair(str(tiny_models / "base"), str(folder))
 
-    row = measure_nuisance(pair, kind, setting, PROMPTS, answers(pair))
+    row = measure_nuisance(pair, "dtype", "bfloat16", PROMPTS, answers(pair))
 
     assert row.max is not None
     assert row.max < 0.01

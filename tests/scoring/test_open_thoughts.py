@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import LlamaConfig
 
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.continuations import Continuations, greedy_continuations, sampler
+from pytest_divergence.scoring.continuations import Continuations, greedy_continuations
 from pytest_divergence.scoring.scorer import score_prompts
 from tests.models_in_memory import bare_logits, local, tiny_config, tiny_model
 from tests.thinking import CHANNELS, OPENED, SWITCHED, thinking_tokenizer
@@ -21,7 +21,7 @@ PROMPTS = ["How do I tie a knot?", "Why?", "Name a colour of the sky at night."]
 THOUGHTS, ANSWER = 6, 4
 
 
-def thinking_pair(template: str, *, length: int = THOUGHTS, bias: dict[str, float]) -> ModelPair:
+def thinking_pair(template: str, *, bias: dict[str, float]) -> ModelPair:
     """Two models whose output head is biased towards some tokens, so that they write them."""
     config = tiny_config(LlamaConfig, vocab_size=len(TOKENIZER))
     models: list[Any] = [tiny_model(config=config), tiny_model(config=config, perturb=0.3)]
@@ -35,12 +35,12 @@ def thinking_pair(template: str, *, length: int = THOUGHTS, bias: dict[str, floa
         model.lm_head = head
     pair = ModelPair.from_models(models[0], models[1], TOKENIZER)
     arguments = {**pair.chat.arguments, "enable_thinking": True}
-    chat = replace(pair.chat, template=template, arguments=arguments, thought_length=length)
+    chat = replace(pair.chat, template=template, arguments=arguments, thought_length=THOUGHTS)
     return replace(pair, chat=chat)
 
 
 @torch.no_grad()
-def by_hand(pair: ModelPair, role: str, prompt: str, length: int) -> tuple[int, ...]:
+def by_hand(pair: ModelPair, role: str, prompt: str) -> tuple[int, ...]:
     """One greedy reply, by plain passes of one row without a cache."""
     model, replies = local(getattr(pair, role)).model, pair.chat.open_replies
     assert replies is not None
@@ -54,7 +54,7 @@ def by_hand(pair: ModelPair, role: str, prompt: str, length: int) -> tuple[int, 
         return written
 
     stop_ids = frozenset[int | None](pair.chat.stop_ids)
-    thoughts = write(start, length, stop_ids | {replies.stop_id})
+    thoughts = write(start, THOUGHTS, stop_ids | {replies.stop_id})
     if thoughts[-1] in stop_ids:
         return tuple(thoughts)
     closed = replies.closed(thoughts)
@@ -81,7 +81,7 @@ def test_a_reply_is_what_plain_passes_write(case: str) -> None:
     for prompt, both in zip(PROMPTS, found, strict=True):
         for role in ("reference", "candidate"):
             (written,) = getattr(both, role)
-            assert written == by_hand(pair, role, prompt, THOUGHTS)
+            assert written == by_hand(pair, role, prompt)
     if case != "no thoughts" and case != "channels":
         assert all("⟨answer⟩" in pair.chat.text(both.candidate[0]) for both in found)
 
@@ -106,28 +106,6 @@ def test_a_sampled_reply_does_not_depend_on_the_other_prompts() -> None:
     replies = [*alone[0].continuations.reference, *alone[0].continuations.candidate]
     assert len(set(replies)) == len(replies)
     assert whole[1].measurement.num_tokens > 6 * ANSWER
-
-
-def test_a_stored_reply_measures_the_same_again() -> None:
-    pair = thinking_pair(OPENED, bias={})
-    first = score_prompts(pair, PROMPTS, num_continuations=2, max_new_tokens=ANSWER)
-
-    again = score_prompts(pair, PROMPTS, continuations=[score.continuations for score in first])
-
-    for old, new in zip(first, again, strict=True):
-        assert new.measurement.value == pytest.approx(old.measurement.value, abs=1e-6)
-
-
-def test_a_limit_of_thoughts_is_no_limit_of_answers() -> None:
-    pair = thinking_pair(OPENED, length=2, bias={"<|im_end|>": -99.0, "</think>": -99.0})
-    write = sampler(pair, 1, 8, seed=0)
-    rows = pair.prompt_rows(PROMPTS[:1])
-    state = pair.reference.start([rows[0][1]], prefix=rows[0][0])
-
-    ((ids,),) = write(state, rows[0][0], [rows[0][1]])
-
-    closing = TOKENIZER.encode("\n</think>\n\n", add_special_tokens=False)
-    assert len(ids) in (2 + len(closing) + 8, 2 + len(closing) - 1 + 8)
 
 
 def test_an_answer_has_draws_of_its_own() -> None:

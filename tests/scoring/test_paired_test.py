@@ -58,7 +58,7 @@ def test_without_damage_a_loss_is_shown_as_rarely_as_the_level_says() -> None:
     assert 0.004 < false <= LEVEL + 0.004
 
 
-@pytest.mark.parametrize("share_lost", [0.5, 0.75, 0.25])
+@pytest.mark.parametrize("share_lost", [0.5, 0.75])
 def test_the_limits_of_accuracy_hold_as_often_as_they_say(share_lost: float) -> None:
     trials = simulated(share_lost)
     too_high = np.mean([found.low > truth for found, truth in trials if found.low is not None])
@@ -80,22 +80,18 @@ def ruled_out(num_items: int, share_changed: float, loss: float = 0.01) -> float
     return total
 
 
-@pytest.mark.parametrize("share_changed", [0.01, 0.0101, 0.0125, 0.015, 0.02, 0.03])
-@pytest.mark.parametrize("num_items", [165, 200, 400])
-def test_a_loss_as_large_as_the_tolerance_is_rarely_ruled_out(
-    num_items: int, share_changed: float
-) -> None:
-    assert ruled_out(num_items, share_changed) <= 0.05
-
-
-def test_where_every_change_is_a_loss_the_limit_is_wrong_most_often() -> None:
-    """The fewest items that rule out a point, none changed: 0.99^268 is 6.8 %."""
+def test_a_loss_as_large_as_the_tolerance_is_rarely_ruled_out() -> None:
+    """Most often where every change is a loss: of the fewest items that rule out a point, none
+    changed, 0.99^268 is 6.8 %.
+    """
+    for num_items, share_changed in ((165, 0.01), (200, 0.0125), (400, 0.03)):
+        assert ruled_out(num_items, share_changed) <= 0.05
     assert ruled_out(268, 0.01) == pytest.approx(0.99**268, abs=1e-6)
     assert ruled_out(267, 0.01) < 0.001
     assert ruled_out(299, 0.01) < 0.05
 
 
-@pytest.mark.parametrize(("lost", "won"), [(3, 5), (12, 2), (0, 4), (9, 0)])
+@pytest.mark.parametrize(("lost", "won"), [(12, 2), (0, 4)])
 def test_at_its_limits_the_score_is_the_normal_quantile(lost: int, won: int) -> None:
     """As Tango derives it, with the likelihood maximised by search instead of by his formula."""
     num_items = 120
@@ -126,7 +122,7 @@ def test_limits_without_a_change_or_with_nothing_else() -> None:
     assert accuracy_change(50, 0, 50).low == -1
 
 
-@pytest.mark.parametrize(("lost", "won"), [(0, 3), (2, 7), (10, 1), (4, 4), (0, 100)])
+@pytest.mark.parametrize(("lost", "won"), [(2, 7), (10, 1), (0, 100)])
 def test_lost_and_won_exchanged_exchange_the_limits(lost: int, won: int) -> None:
     found, mirrored = accuracy_change(lost, won, 100), accuracy_change(won, lost, 100)
 

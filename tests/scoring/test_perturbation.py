@@ -53,20 +53,15 @@ def digests(pair: ModelPair) -> list[str]:
     ]
 
 
-def test_a_perturbation_of_size_zero_reads_zero(pair: ModelPair) -> None:
+def test_the_divergence_grows_from_zero_with_the_size_on_every_prompt(pair: ModelPair) -> None:
     assert all(abs(value) <= EXACT for value in kls(pair, 0.0))
-
-
-def test_the_divergence_grows_with_the_size_on_every_prompt(pair: ModelPair) -> None:
     ladder = [kls(pair, size) for size in (0.003, 0.03, 0.3)]
 
     for values in zip(*ladder, strict=True):
         assert 0 < values[0] < values[1] < values[2]
-
-
-def test_the_same_seed_plants_the_same_noise(pair: ModelPair) -> None:
-    assert kls(pair, 0.1) == kls(pair, 0.1)
-    assert kls(pair, 0.1) != kls(pair, 0.1, seed=1)
+    other = pair.with_template("{% for m in messages %}{{ m.content }}{% endfor %}")
+    with pytest.raises(MeasurementError, match="differ from the stored ones"):
+        injected_kls(other, CASES, stored(pair), size=0.1, seed=0, metric="symmetric")
 
 
 def test_an_adapter_on_the_base_changes_nothing_of_the_noise_in_it(tiny_models: Path) -> None:
@@ -82,15 +77,9 @@ def test_an_adapter_on_the_base_changes_nothing_of_the_noise_in_it(tiny_models: 
     assert values[0] == pytest.approx(values[1], abs=1e-6)
 
 
-def test_the_weights_are_restored_bit_for_bit(pair: ModelPair) -> None:
-    before = digests(pair)
-    kls(pair, 0.3)
-
-    assert digests(pair) == before
-
-
-def test_the_weights_are_restored_after_an_error_too(pair: ModelPair) -> None:
+def test_the_weights_are_restored_bit_for_bit_after_an_error_too(pair: ModelPair) -> None:
     before, values = digests(pair), kls(pair, 0.1)
+    assert digests(pair) == before
 
     def interrupted() -> None:
         with planted(pair, size=0.3, seed=0) as changed:
@@ -103,14 +92,7 @@ def test_the_weights_are_restored_after_an_error_too(pair: ModelPair) -> None:
 
     assert digests(pair) == before
     assert kls(pair, 0.1) == values
-
-
-def test_the_pair_itself_reads_as_before_afterwards(pair: ModelPair) -> None:
-    before = score_prompts(pair, PROMPTS, num_continuations=1, max_new_tokens=6)
-    kls(pair, 0.3)
-    after = score_prompts(pair, PROMPTS, num_continuations=1, max_new_tokens=6)
-
-    assert [one.measurement for one in after] == [one.measurement for one in before]
+    assert kls(pair, 0.1, seed=1) != values
 
 
 def test_the_noise_is_relative_to_each_matrix() -> None:
@@ -124,13 +106,6 @@ def test_the_noise_is_relative_to_each_matrix() -> None:
             added = (weight - own[name]).std()
             expected = 0.1 * own[name].std() if weight.ndim > 1 else torch.tensor(0.0)
             assert added == pytest.approx(float(expected), rel=0.1)
-
-
-def test_a_case_of_another_template_is_an_error_not_a_number(pair: ModelPair) -> None:
-    other = pair.with_template("{% for m in messages %}{{ m.content }}{% endfor %}")
-
-    with pytest.raises(MeasurementError, match="differ from the stored ones"):
-        injected_kls(other, CASES, stored(pair), size=0.1, seed=0, metric="symmetric")
 
 
 def test_a_model_without_floating_point_matrices_is_refused() -> None:

@@ -63,9 +63,7 @@ def head_adapter_pair() -> ModelPair:
 
 
 PAIRS: dict[str, Callable[[], ModelPair]] = {
-    "llama": tiny_pair,
     "gpt_neox": lambda: tiny_pair("gpt_neox"),
-    "gpt2": lambda: tiny_pair("gpt2"),
     "gemma2": gemma2_pair,
     "adapter": head_adapter_pair,
 }
@@ -151,33 +149,24 @@ def test_a_piece_is_as_long_as_its_budget_and_made_twice_for_a_gradient(
     assert lengths == [4, 4, 3, 3, 4, 4]
 
 
-@pytest.mark.parametrize("length", [1, 2, 3, 10, 11, 12])
+@pytest.mark.parametrize("length", [1, 3, 12])
 def test_pieces_of_any_length_read_the_same(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also beside a model whose logits are there."""
     monkeypatch.setattr(teacher_forcing, "PIECE_BYTES", length * 4 * VOCAB)
     states, ours, theirs = two_heads()
     whole = symmetric_kl(states @ ours.T, states @ theirs.T)
 
-    values = measured(measure_with(symmetric_kl), late(states, ours), late(states, theirs))
-
-    assert torch.allclose(values, whole, rtol=0, atol=1e-12)
-
-
-def test_a_model_whose_logits_are_there_goes_with_one_whose_logits_are_not(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(teacher_forcing, "PIECE_BYTES", 3 * 4 * VOCAB)
-    states, ours, theirs = two_heads()
     known = LazyLogits((states @ ours.T).detach(), VOCAB)
 
-    values = measured(measure_with(forward_kl), known, late(states, theirs))
-
-    assert torch.allclose(values, forward_kl(known.states, states @ theirs.T), rtol=0, atol=1e-12)
+    for first in (late(states, ours), known):
+        values = measured(measure_with(symmetric_kl), first, late(states, theirs))
+        assert torch.allclose(values, whole, rtol=0, atol=1e-12)
 
 
 # Against the plain path, on models
 
 
-@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("name", ["gpt_neox", "gemma2", "adapter"])
 def test_scores_are_those_of_the_plain_path(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = PAIRS[name]()
     plain = score_prompts(pair, TEXTS, num_continuations=2, max_new_tokens=9)
@@ -220,10 +209,7 @@ def trained_for(pair: ModelPair, config: TrainingConfig) -> tuple[Tensor, Tensor
 
 @pytest.mark.parametrize(
     ("name", "objective"),
-    [
-        *[("adapter", objective) for objective in OBJECTIVES],
-        *[(name, "continuation") for name in PAIRS if name != "adapter"],
-    ],
+    [("gemma2", "continuation"), *[("adapter", objective) for objective in OBJECTIVES]],
 )
 def test_objectives_and_gradients_are_those_of_the_plain_path(
     name: str, objective: str, monkeypatch: pytest.MonkeyPatch
@@ -247,11 +233,10 @@ def test_objectives_and_gradients_are_those_of_the_plain_path(
 @pytest.mark.parametrize(
     "config",
     [
-        tiny_config(Gemma2Config, final_logit_softcapping=2.0),
         tiny_config(CohereConfig, logit_scale=0.25),
         tiny_config(GraniteConfig, logits_scaling=4.0),
     ],
-    ids=["capped", "scaled", "divided"],
+    ids=["scaled", "divided"],
 )
 def test_what_an_architecture_does_to_its_logits_is_done(
     config: Any, monkeypatch: pytest.MonkeyPatch
@@ -311,15 +296,6 @@ def test_rounding_to_bfloat16_hides_no_other_head(monkeypatch: pytest.MonkeyPatc
     assert other.is_whole
 
 
-def test_a_model_keeps_no_hook(monkeypatch: pytest.MonkeyPatch) -> None:
-    pair = tiny_pair()
-    with in_pieces(monkeypatch):
-        score_prompts(pair, TEXTS, num_continuations=1, max_new_tokens=6)
-
-    for side in pair.sides:
-        assert not any(module._forward_pre_hooks for module in local(side).model.modules())
-
-
 def test_logits_that_are_no_numbers_name_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = tiny_pair()
     given = [
@@ -366,8 +342,7 @@ def test_weights_in_bfloat16_are_measured_in_float32(
     assert torch.allclose(values.double(), exact, rtol=1e-4, atol=EXACT)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_a_soft_prompt_is_trained_in_float32_on_weights_in_bfloat16(objective: str) -> None:
-    values, gradient = trained_for(in_bfloat16(tiny_pair()), OBJECTIVES[objective])
+def test_a_soft_prompt_is_trained_in_float32_on_weights_in_bfloat16() -> None:
+    values, gradient = trained_for(in_bfloat16(tiny_pair()), OBJECTIVES["continuation"])
 
     assert values.dtype == gradient.dtype == torch.float32
