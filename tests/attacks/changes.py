@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.attacks.hostile import MARKER
-
 Change = Callable[[Path], object]
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MODEL, MODEL_WEIGHTS = "config.json", "model.safetensors"
 INDEX = f"{MODEL_WEIGHTS}.index.json"
 PT = {"format": "pt"}
+MARKER = "RAN"
+"""A file beside the project that a stranger's code makes where it runs."""
 
 
 def all_of(*changes: Change) -> Change:
@@ -167,16 +167,6 @@ def linked(name: str, target: str) -> Change:
     def change(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
         (folder / name).symlink_to(target)
-
-    return change
-
-
-def folder_at(name: str) -> Change:
-    """A folder in place of a file."""
-
-    def change(folder: Path) -> None:
-        (folder / name).unlink(missing_ok=True)
-        (folder / name).mkdir()
 
     return change
 

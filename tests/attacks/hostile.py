@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pytest_divergence.core.suites import read_suite
 from pytest_divergence.models.transformers_log import quiet_transformers
+from tests.attacks.changes import MARKER
 from tests.attacks.projects import (
     SUITE,
     Done,
@@ -37,8 +38,6 @@ Outcome = Literal["refused", "measured", "either"]
 """`either`: it may be refused; where it is not, the number must be the true one."""
 STRANGER = "stranger"
 """The candidate's folder in the project."""
-MARKER = "RAN"
-"""A file beside the project that a stranger's code makes where it runs."""
 PROMPT = "How do I tie a knot?"
 LIMITS = Limits(seconds=90, cpu_seconds=25, more_bytes=3 << 30)
 SHOWN_FRAME = re.compile(r"pytest_divergence/\S+\.py:\d+: in ")

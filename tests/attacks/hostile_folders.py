@@ -1,28 +1,47 @@
-"""Model folders of strangers: keys of a config, weights, and small files that are none."""
+"""Model folders of strangers: configs, weights, shards, and small files that are none.
+
+One for each branch of the checks, and each that once was measured in silence. What may be refused
+or not is `either`: where a gate measures it, the number is the one that transformers alone gives.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from tests.attacks.changes import (
+    INDEX,
     MODEL,
+    MODEL_WEIGHTS,
     Change,
+    all_of,
+    code,
+    copied,
     cut,
     fifo,
-    folder_at,
+    header,
     holding,
     in_json,
     linked,
+    moved,
     pickled,
+    sharded,
     sparse,
+    weights,
     without,
 )
 from tests.attacks.hostile import Outcome, Stranger
-from tests.attacks.hostile_configs import CONFIGS
-from tests.attacks.hostile_weights import SHARDS, TENSORS, WEIGHT_FILES, Case
 
-GENERATION, SPECIAL = "generation_config.json", "special_tokens_map.json"
+Case = tuple[str, Change, Outcome]
+GENERATION = "generation_config.json"
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+DOWN, NORM = "model.layers.0.mlp.down_proj.weight", "model.norm.weight"
+QUERY = "model.layers.1.self_attn.q_proj.weight"
+LAYERS = {"layers.0": "layers.1", "layers.1": "layers.0"}
 
 
 def opening(text: str) -> Change:
@@ -35,119 +54,233 @@ def opening(text: str) -> Change:
     return change
 
 
-def coded(codec: str) -> Change:
-    """The config in another encoding."""
-
-    def change(folder: Path) -> None:
-        path = folder / MODEL
-        path.write_bytes(path.read_text("utf-8").encode(codec))
-
-    return change
-
-
-def deep(levels: int, pair: str = "[]") -> Change:
+def deep(levels: int, left: str, right: str) -> Change:
     """A key of the config with so many brackets in one another."""
-    left, right = ('{"a":', "}") if pair == "{}" else ("[", "]")
     return opening(f'"x": {left * levels}1{right * levels},')
 
 
+def tensor(name: str, edit: Any) -> Change:
+    """One of the model's tensors changed."""
+    return weights(lambda all_: {**all_, name: edit(all_[name])}, MODEL_WEIGHTS)
+
+
+def more(name: str, *shape: int, file: str = MODEL_WEIGHTS) -> Change:
+    """One more tensor."""
+    return weights(lambda all_: {**all_, name: torch.ones(shape)}, file)
+
+
+def less(name: str) -> Change:
+    """Without one of the tensors."""
+    return weights(lambda all_: {k: v for k, v in all_.items() if k != name}, MODEL_WEIGHTS)
+
+
+def swapped_layers(all_: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of both layers by each other's names."""
+    parts = {name: next((one for one in LAYERS if one in name), "") for name in all_}
+    return {k.replace(parts[k], LAYERS.get(parts[k], "")): v for k, v in all_.items()}
+
+
+def rows(size: int, one: torch.Tensor) -> torch.Tensor:
+    """A table of so many rows."""
+    return torch.cat([one, one])[:size]
+
+
+def in_index(name: str, shard: object) -> Change:
+    """The index of shards with another place for one tensor."""
+    return sharded(lambda index: index["weight_map"].update({name: shard}))
+
+
+CONFIG_KEYS: list[tuple[dict[str, object], Outcome]] = [
+    ({"num_labels": 10**9}, "refused"),
+    ({"num_experts": 10**9, "num_local_experts": 10**9}, "refused"),
+    ({"num_" + "x" * 100_000 + "_layers": 10**9}, "refused"),
+    ({"vocab_size": 10**9}, "refused"),
+    ({"vocab_size": 272}, "refused"),
+    ({"hidden_size": 0}, "refused"),
+    ({"intermediate_size": "2"}, "refused"),
+    ({"num_hidden_layers": 1}, "refused"),
+    ({"num_hidden_layers": 3}, "refused"),
+    ({"num_key_value_heads": -1}, "refused"),
+    ({"head_dim": None}, "either"),
+    ({"rms_norm_eps": 10**6}, "either"),
+    ({"pad_token_id": 10**30}, "either"),
+    ({"model_type": "mistral"}, "either"),
+    ({"model_type": "qwen2"}, "refused"),
+    ({"model_type": "bert"}, "refused"),
+    ({"model_type": "t5"}, "refused"),
+    ({"model_type": "x\x1b[2J\n::error::x"}, "refused"),
+    ({"model_type": ["llama"]}, "either"),
+    ({"architectures": ["LlamaForSequenceClassification"]}, "either"),
+    ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}, "either"),
+    ({"rope_parameters": {"rope_type": "nobody", "rope_theta": 1e4}}, "either"),
+    ({"dtype": "float16"}, "either"),
+    ({"dtype": "os.system"}, "either"),
+    ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}, "either"),
+    ({"quantization_config": {"quant_method": "nobody"}}, "either"),
+    ({"tie_word_embeddings": True}, "either"),
+    ({"attention_bias": True}, "refused"),
+    ({"hidden_act": "gelu"}, "measured"),
+    ({"hidden_act": "nobody"}, "refused"),
+    ({"layer_types": ["sliding_attention", "sliding_attention"], "sliding_window": 1}, "either"),
+    ({"auto_map": {"AutoConfig": "evil.C"}, "trust_remote_code": True}, "either"),
+    ({"auto_map": {"AutoConfig": "evil.C"}, "model_type": "evil"}, "refused"),
+    ({"transformers_weights": "../ft/model.safetensors"}, "refused"),
+    ({"_attn_implementation": "org/kernel"}, "refused"),
+    ({"parts": [[{"x": [{"attn_implementation": "org/kernel"}]}]]}, "refused"),
+    ({"experts_implementation": "org/kernel"}, "refused"),
+    ({"kernel_config": {"RMSNorm": "org/kernel:RMSNorm"}, "use_kernels": True}, "either"),
+    ({"fusion_config": {"x": "evil"}}, "refused"),
+    ({"return_dict": False}, "refused"),
+    ({"output_attentions": True, "output_hidden_states": True}, "either"),
+    ({"is_encoder_decoder": True}, "refused"),
+    ({"eos_token_id": list(range(100_000))}, "either"),
+    ({"text_config": {"model_type": "llama", "vocab_size": 10**9}}, "either"),
+    ({"__deepcopy__": 7, "__reduce_ex__": 7}, "either"),
+    ({"to_dict": 7}, "either"),
+    ({"x\x1b[2J\n::error::x": 1}, "either"),
+    ({"no_such_key": 10**400}, "either"),
+    ({"no_such_key": "\ud800"}, "either"),
+]
 CONFIG_FILES: list[Case] = [
     ("as it is", lambda folder: None, "measured"),
-    ("nothing", holding(MODEL, b""), "refused"),
-    ("null", holding(MODEL, "null"), "refused"),
     ("a list", holding(MODEL, "[]"), "refused"),
-    ("an empty object", holding(MODEL, "{}"), "refused"),
-    ("garbage", holding(MODEL, bytes(range(256))), "refused"),
     ("cut", cut(MODEL, -20), "refused"),
-    ("NaN", opening('"x": NaN, "y": -Infinity,'), "either"),
     ("one key twice, the first is wrong", opening('"vocab_size": 7,'), "either"),
-    ("a type twice, the first is wrong", opening('"model_type": "bert",'), "either"),
-    ("a number of 5,000 digits", opening(f'"x": {"9" * 5000},'), "refused"),
     ("1e999", opening('"hidden_act_scale": 1e999,'), "either"),
-    *(
-        (f"{levels} levels of {pair}", deep(levels, pair), "either")
-        for levels in (50, 200, 300, 400, 700, 850, 900)
-        for pair in ("[]", "{}")
-    ),
-    ("100,000 levels", deep(100_000), "refused"),
+    ("300 levels of {}", deep(300, '{"a":', "}"), "either"),
+    ("850 levels of []", deep(850, "[", "]"), "either"),
+    ("100,000 levels", deep(100_000, "[", "]"), "refused"),
     ("20 MB of blanks", opening(" " * 20_000_000), "refused"),
-    ("20 MB of text", opening(f'"x": "{"x" * 20_000_000}",'), "refused"),
-    ("15 MB of text", opening(f'"x": "{"x" * 15_000_000}",'), "either"),
-    ("5 MB of numbers", opening(f'"x": [{"1," * 2_500_000}1],'), "either"),
     ("a million objects", opening(f'"x": [{"{}," * 1_000_000}1],'), "either"),
-    ("4 GB of nothing", sparse(MODEL, 4 << 30), "refused"),
-    ("a byte order mark", coded("utf-8-sig"), "either"),
-    ("UTF-16", coded("utf-16"), "refused"),
-    ("UTF-32", coded("utf-32"), "refused"),
     ("a pipe", fifo(MODEL), "refused"),
-    ("a folder", folder_at(MODEL), "refused"),
-    ("/dev/zero", linked(MODEL, "/dev/zero"), "refused"),
-    ("/dev/stdin", linked(MODEL, "/dev/stdin"), "refused"),
     ("/proc/kmsg", linked(MODEL, "/proc/kmsg"), "refused"),
-    ("/proc/self/environ", linked(MODEL, "/proc/self/environ"), "refused"),
     ("a link to nowhere", linked(MODEL, "nowhere.json"), "refused"),
-    ("a link to itself", linked(MODEL, MODEL), "refused"),
     ("a link to a good one", linked(MODEL, "../ft/config.json"), "measured"),
     ("a pickle", pickled(MODEL), "refused"),
     ("gone", without(MODEL), "refused"),
 ]
-IN_PLACE: list[tuple[str, Callable[[str], Change], Outcome]] = [
-    ("nothing", lambda name: holding(name, b""), "either"),
-    ("garbage", lambda name: holding(name, bytes(range(256))), "either"),
-    ("a list", lambda name: holding(name, "[1]"), "either"),
-    ("null", lambda name: holding(name, "null"), "either"),
-    ("deep", lambda name: holding(name, "[" * 100_000), "either"),
-    ("800 levels", lambda name: holding(name, '{"a":' * 800 + "1" + "}" * 800), "either"),
-    ("4 GB of nothing", lambda name: sparse(name, 4 << 30), "refused"),
-    ("a pipe", fifo, "refused"),
-    ("/dev/zero", lambda name: linked(name, "/dev/zero"), "refused"),
-    ("a folder", folder_at, "either"),
-    ("a link to nowhere", lambda name: linked(name, "nowhere"), "either"),
-    ("a pickle", pickled, "either"),
-    ("gone", lambda name: without(name), "measured"),
-]
-SMALL_FILES: list[Case] = [
+TENSORS: list[Case] = [
+    ("without the head", less(HEAD), "refused"),
+    ("score.weight", more("score.weight", 2, 32), "refused"),
+    ("a layer more", more("model.layers.2.input_layernorm.weight", 32), "refused"),
+    ("an escape in a name", more("x\x1b[2J\n::error::x", 1), "refused"),
+    ("rotary frequencies", more("model.layers.0.self_attn.rotary_emb.inv_freq", 8), "either"),
+    ("two layers swapped", weights(swapped_layers, MODEL_WEIGHTS), "measured"),
+    ("a table transposed", tensor(DOWN, lambda one: one.T), "refused"),
+    ("a square one transposed", tensor(QUERY, lambda one: one.T), "measured"),
+    ("a row more", tensor(HEAD, partial(rows, 272)), "refused"),
     *(
-        (f"{name}: {what}", change(name), outcome)
-        for name in (GENERATION, SPECIAL)
-        for what, change, outcome in IN_PLACE
+        (
+            f"both tables of {size} rows",
+            all_of(
+                tensor(HEAD, partial(rows, size)),
+                tensor(EMBEDDING, partial(rows, size)),
+                in_json(MODEL, vocab_size=size),
+            ),
+            outcome,
+        )
+        for size, outcome in ((276, "measured"), (200, "refused"))
     ),
+    ("NaN", tensor(DOWN, lambda one: one * float("nan")), "refused"),
+    ("1e38", tensor(HEAD, lambda one: torch.full_like(one, 1e38)), "refused"),
+    (
+        "of float16",
+        weights(lambda all_: {k: v.half() for k, v in all_.items()}, MODEL_WEIGHTS),
+        "measured",
+    ),
+    (
+        "of bool",
+        weights(lambda all_: {k: v.bool() for k, v in all_.items()}, MODEL_WEIGHTS),
+        "either",
+    ),
+]
+WEIGHT_FILES: list[Case] = [
+    ("garbage", holding(MODEL_WEIGHTS, bytes(range(256)) * 9), "refused"),
+    ("a header of 2**64 bytes", holding(MODEL_WEIGHTS, b"\xff" * 8 + b"{}"), "refused"),
+    ("cut in the numbers", cut(MODEL_WEIGHTS, -40), "refused"),
+    ("one place for two", header(lambda all_: all_[NORM].update(data_offsets=[0, 128])), "refused"),
+    ("2**62 numbers", header(lambda all_: all_[NORM].update(shape=[1 << 31, 1 << 31])), "refused"),
+    ("metadata of an object", header(lambda all_: all_.update(__metadata__={"a": {}})), "refused"),
+    ("of flax", header(lambda all_: all_.update(__metadata__={"format": "flax"})), "either"),
+    ("a pipe", fifo(MODEL_WEIGHTS), "refused"),
+    ("a link to a good one", linked(MODEL_WEIGHTS, "../ft/model.safetensors"), "measured"),
+    ("a pickle", pickled(MODEL_WEIGHTS), "refused"),
+    ("pickles alone", all_of(without(MODEL_WEIGHTS), pickled("pytorch_model.bin")), "refused"),
+    ("pickles beside", all_of(pickled("pytorch_model.bin"), pickled("x.pt")), "measured"),
+    (
+        "pickles beside others",
+        all_of(moved(MODEL_WEIGHTS, "other.safetensors"), pickled("pytorch_model.bin")),
+        "refused",
+    ),
+    ("one more: garbage", holding("zz.safetensors", "garbage"), "refused"),
+    ("one more: of the base", copied("../base/model.safetensors", "zz.safetensors"), "either"),
+    ("one more: a link to nowhere", linked("zz.safetensors", "nowhere"), "refused"),
+    ("code beside", all_of(code("modeling_llama.py"), code("torch.py")), "measured"),
     *(
-        (f"generation {str(values)[:50]}", in_json(GENERATION, **values), "either")
-        for values in (
-            {"eos_token_id": [2, 5, 9]},
-            {"eos_token_id": list(range(100_000))},
-            {"eos_token_id": [10**30, -1]},
-            {"eos_token_id": "x"},
-            {"eos_token_id": {"a": 1}},
-            {"pad_token_id": -7, "bos_token_id": 10**9},
-            {"temperature": float("nan"), "do_sample": True},
-            {"temperature": 0, "top_p": 7, "top_k": -1},
-            {"num_beams": 10**9, "max_length": -1},
-            {"max_new_tokens": 10**30},
-            {"cache_implementation": "evil", "cache_config": {"backend": "evil"}},
-            {"compile_config": {"backend": "evil"}},
-            {"custom_generate": "org/evil", "trust_remote_code": True},
-            {"watermarking_config": {"greenlist_ratio": "x"}},
-            {"transformers_version": ["x"]},
-            {"x\x1b[2J\n::error::x": 1},
-            {"to_dict": 7, "validate": 7, "__class__": 7},
+        (
+            f"an adapter's {name} beside",
+            copied(f"../adapter/{name}", name),
+            outcome,
+        )
+        for name, outcome in (
+            ("adapter_config.json", "refused"),
+            ("adapter_model.safetensors", "either"),
         )
     ),
+]
+SHARDS: list[Case] = [
+    ("as they are", sharded(), "measured"),
+    ("out of the folder", in_index(HEAD, "../ft/model.safetensors"), "refused"),
+    ("a pickle", all_of(pickled("x.bin"), in_index(HEAD, "x.bin")), "refused"),
+    (
+        "a pickle called safetensors",
+        all_of(pickled("x.safetensors"), in_index(HEAD, "x.safetensors")),
+        "refused",
+    ),
+    ("missing", in_index(HEAD, "c.safetensors"), "refused"),
+    ("a number", in_index(HEAD, 7), "refused"),
+    ("an escape", in_index(HEAD, "x\x1b[2J\n.safetensors"), "refused"),
+    ("the other's place", in_index(HEAD, "b.safetensors"), "either"),
+    ("one without a place", sharded(lambda index: index["weight_map"].pop(HEAD)), "either"),
+    ("one tensor in both", all_of(sharded(), more(HEAD, 271, 32, file="b.safetensors")), "either"),
+    ("no key", sharded(lambda index: index.clear()), "refused"),
+    ("an index of garbage", all_of(sharded(), holding(INDEX, "garbage")), "refused"),
+    ("no index", all_of(sharded(), without(INDEX)), "refused"),
+    (
+        "an index of pickles beside",
+        all_of(
+            pickled("x.bin"),
+            holding("pytorch_model.bin.index.json", json.dumps({"weight_map": {HEAD: "x.bin"}})),
+        ),
+        "measured",
+    ),
+]
+SMALL_FILES: list[Case] = [
+    ("generation_config.json: a pipe", fifo(GENERATION), "refused"),
+    ("generation_config.json: garbage", holding(GENERATION, bytes(range(256))), "either"),
+    ("generation_config.json: 4 GB of nothing", sparse(GENERATION, 4 << 30), "refused"),
+    ("special_tokens_map.json: deep", holding("special_tokens_map.json", "[" * 100_000), "either"),
     *(
-        (f"special tokens {str(values)[:50]}", in_json(SPECIAL, **values), "either")
+        (f"generation {values}", in_json(GENERATION, **values), "either")
         for values in (
-            {"eos_token": "a"},
-            {"eos_token": ["a", "b"]},
-            {"eos_token": {"content": "x" * 100_000}},
-            {"bos_token": None, "pad_token": 7},
-            {"additional_special_tokens": ["How", "knot"]},
-            {"x\x1b[2J": "y"},
+            {"eos_token_id": [2, 5, 9]},
+            {"eos_token_id": {"a": 1}},
+            {"custom_generate": "org/evil", "trust_remote_code": True},
+            {"to_dict": 7, "validate": 7, "__class__": 7},
         )
     ),
 ]
 FOLDERS = [
-    *CONFIGS,
+    *(
+        Stranger(
+            f"model config {str(values)[:90]}",
+            all_of(code("evil.py"), in_json(MODEL, **values)),
+            outcome,
+            "ft",
+            is_examined=True,
+        )
+        for values, outcome in CONFIG_KEYS
+    ),
     *(
         Stranger(f"{kind}: {name}", change, outcome, "ft", is_examined=True)
         for kind, cases in (

@@ -22,38 +22,32 @@ from tests.attacks.projects import Done, Limits, Place
 ALL = [*ADAPTERS, *FOLDERS, *TEMPLATES, *TOKENIZERS]
 CHOSEN = (
     "as it is",
-    "no prefix",
-    "lora_A alone",
     "layer 0 alone",
     "lm_head.weight with its rows turned round",
     "trained biases whose sum is 0",
     "lora_B of zeros",
     "NaN",
     "config {'layer_replication': [[0, 2], [0, 2], [1, 2]]}",
-    "config: a pipe",
     "weights: a pickle",
     "model config: as it is",
     "model config: 300 levels of {}",
-    "model config {'num_labels': 1000000000}",
     "tensors: score.weight",
     "tensors: two layers swapped",
     "model file: one place for two",
     "shards: out of the folder",
     "model folder: generation_config.json: a pipe",
     "template: loops",
-    "template: 3 GB",
     "template: without the user's text",
     "template that no one asked for: classes",
     "tokenizer: two letters swapped",
-    "tokenizer: a pipe",
+    "code named",
 )
 """What a change to this package may break, one of each kind."""
 TRIED = [one for one in ALL if os.environ.get("ATTACK_STRANGERS") == "all" or one.name in CHOSEN]
 
 
-def test_there_are_enough_of_them() -> None:
-    assert len({one.name for one in ALL}) == len(ALL) >= 700
-    assert len(FOLDERS) >= 165
+def test_each_has_a_name_of_its_own() -> None:
+    assert len({one.name for one in ALL}) == len(ALL)
     assert {*CHOSEN} <= {one.name for one in ALL}
 
 

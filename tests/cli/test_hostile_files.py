@@ -63,52 +63,44 @@ def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 COMMANDS = [
     ("report", "one"),
     ("report", "one", "two"),
-    ("report", "one", "two", "--output", "out"),
     ("report", HOSTILE[:100]),
     ("diff", "one", "two"),
     ("diff", "one", str(SUITE)),
     ("diff", str(SUITE), HOSTILE[:100]),
-    ("accept", SAFE_ID, str(SUITE)),
-    ("accept", NAME, str(SUITE)),
     ("validate", str(SUITE)),
     ("validate", NAME),
-    ("promote", str(SUITE), "new.divergence.jsonl", "--all"),
-    ("promote", str(SUITE), NAME),
-    ("promote", str(SUITE), "new.divergence.jsonl", "--id", NAME),
-    ("promote", "one", "new.divergence.jsonl"),
     ("export", "--format", "inspect", NAME),
     ("export", "--format", "inspect", "--output", NAME, str(SUITE)),
     ("replay", NAME),
     ("show-config",),
+    ("promote", str(SUITE), NAME),
+    ("promote", str(SUITE), "one.divergence.jsonl", "--id", NAME),
+    ("promote", "one", "run.divergence.jsonl"),
+    ("promote", str(SUITE), "new.divergence.jsonl", "--all"),
+    ("accept", NAME, str(SUITE)),
+    ("accept", SAFE_ID, str(SUITE)),
+]
+"""Those that change the suite come last."""
+DATA = [
+    ("diff", "one", "two", "--json"),
+    ("diff", "one", str(SUITE), "--json"),
+    ("export", "--format", "inspect", str(SUITE)),
+    ("export", "--format", "promptfoo", str(SUITE)),
+    ("export", "--format", "llm-comparator", str(SUITE)),
 ]
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: repr(words)[:60])
-def test_what_a_command_prints_is_harmless(
-    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert faults_in(printed(capsys, *words)) == []
+def test_what_a_command_prints_is_harmless(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in COMMANDS:
+        assert faults_in(printed(capsys, *words)) == [], words
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("diff", "one", "two", "--json"),
-        ("diff", "one", str(SUITE), "--json"),
-        ("export", "--format", "inspect", str(SUITE)),
-        ("export", "--format", "promptfoo", str(SUITE)),
-        ("export", "--format", "llm-comparator", str(SUITE)),
-    ],
-    ids=" ".join,
-)
-def test_data_is_of_its_format_and_hides_nothing(
-    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = printed(capsys, *words)
-
-    assert hidden_in(text) == set()
-    for document in text.splitlines() if "inspect" in words else [text]:
-        json.loads(document)
+def test_data_is_of_its_format_and_hides_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in DATA:
+        text = printed(capsys, *words)
+        assert hidden_in(text) == set(), words
+        for document in text.splitlines() if "inspect" in words else [text]:
+            json.loads(document)
 
 
 def test_pages_of_a_strangers_run(capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,29 +118,23 @@ def test_files_of_ours_show_what_they_hide() -> None:
         assert r"\u202e" in text
 
 
-@pytest.mark.parametrize("name", [NAME, HALF], ids=ascii)
-def test_a_strangers_file_is_named_without_harm(
-    name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    suite = Path(f"{name}.divergence.jsonl")
-    suite.write_text(f'{{"{NAME[0:14]}": 1}}\n', "utf-8", "replace")
+def test_a_strangers_file_is_named_without_harm(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in (NAME, HALF):
+        suite = Path(f"{name}.divergence.jsonl")
+        suite.write_text(f'{{"{NAME[0:14]}": 1}}\n', "utf-8", "replace")
+        assert faults_in(printed(capsys, "validate", str(suite))) == []
 
-    for words in (["validate"], ["validate", str(suite)], ["export", "--format", "inspect", "."]):
+    for words in (["validate"], ["export", "--format", "inspect", "."]):
         assert faults_in(printed(capsys, *words)) == []
 
 
 BROKEN: list[str | bytes] = [
-    json.dumps({HOSTILE: 1}),
     json.dumps({"input": "a", HOSTILE: 1}),
     json.dumps({"input": "a", "id": HOSTILE}),
-    json.dumps({"input": "a", "max_kl": HOSTILE}),
     json.dumps({"input": "a", "kl": {HOSTILE: HOSTILE}}),
-    json.dumps({"input": "a", "messages": HOSTILE}),
     json.dumps({"messages": [{"role": HOSTILE, "content": HOSTILE}]}),
-    json.dumps({"input": "a", "schema_version": HOSTILE}),
     '{"input": "a", "schema_version": ' + "9" * 4000 + "}",
     '{"input": "a", "schema_version": ' + "9" * 5000 + "}",
-    '{"input": "a", "max_kl": ' + "9" * 4000 + "}",
     '{"input": "a", "max_kl": 1e' + "9" * 4000 + "}",
     f'{{"{NAME[:20]}": 1, "{NAME[:20]}": 2}}',
     HOSTILE,
@@ -157,34 +143,33 @@ BROKEN: list[str | bytes] = [
 ]
 
 
-@pytest.mark.parametrize("text", BROKEN, ids=lambda text: ascii(text[:40]))
 @pytest.mark.parametrize(
     "name", ["x.divergence.jsonl", "release.tokens.jsonl", "release.provenance.json", "report.json"]
 )
 def test_what_is_said_of_a_broken_file_is_short_and_harmless(
-    text: str | bytes, name: str, capsys: pytest.CaptureFixture[str]
+    name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Path(name).write_bytes(text if isinstance(text, bytes) else text.encode())
     words = ["report", name] if name == "report.json" else ["validate", name]
-
-    said = printed(capsys, *words)
-
-    assert faults_in(said) == []
-    assert "error" in said or "faults: " in said
-    assert len(max(said.split("\n"), key=len)) < 1000
+    for text in BROKEN:
+        Path(name).write_bytes(text if isinstance(text, bytes) else text.encode())
+        said = printed(capsys, *words)
+        assert faults_in(said) == [], text[:40]
+        assert "error" in said or "faults: " in said
+        assert len(max(said.split("\n"), key=len)) < 1000
 
 
 @pytest.mark.parametrize("name", ["seeds.csv", "seeds.jsonl", NAME, "a\x00b"], ids=ascii)
 def test_what_is_said_of_seeds_is_short_and_harmless(name: str) -> None:
-    for text in (HOSTILE, f"{MARKUP}{ESCAPES}{LONG},b\nc,d\n", "{}", ""):
-        if "\x00" not in name:
-            Path(name).write_text("" if name == NAME else text, "utf-8")
-        with pytest.raises(SettingsError) as caught:
-            read_seeds(name)
-        said = printable(str(caught.value))
-        assert faults_in(said) == []
-        assert hidden_in(str(caught.value).replace(name, "NAME")) == set()
-        assert len(said) < 1000
+    if "\x00" not in name:
+        text = "" if name == NAME else f"{MARKUP}{ESCAPES}{LONG},b\nc,d\n"
+        Path(name).write_text(text, "utf-8")
+
+    with pytest.raises(SettingsError) as caught:
+        read_seeds(name)
+    said = printable(str(caught.value))
+    assert faults_in(said) == []
+    assert hidden_in(str(caught.value).replace(name, "NAME")) == set()
+    assert len(said) < 1000
 
 
 def test_another_pair_is_named_without_harm(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,6 @@ from peft import (
     BOFTConfig,
     IA3Config,
     LNTuningConfig,
-    LoHaConfig,
     LoraConfig,
     OFTConfig,
     PeftConfig,
@@ -29,17 +28,31 @@ from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.models import forward
 from pytest_divergence.models.load_plan import resolve_pair
 from pytest_divergence.models.loading import load_model_pair
+from pytest_divergence.models.module_patterns import pattern_problem
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.preflight import inspect_pair
 from pytest_divergence.models.transformers_log import quiet_transformers
-from tests.changed_adapters import CHANGES, change_config, change_weights, save_biased_adapter
-from tests.tiny import save_tiny_model
+from tests.attacks.changes import (
+    Change,
+    added,
+    all_of,
+    in_config,
+    kept,
+    renamed,
+    shuffled,
+    weights,
+    with_base,
+)
+from tests.tiny import save_tiny_adapter, save_tiny_model
 
 IDS = torch.arange(20, 40)
+ROW = torch.ones(2, 32)
 
 
 @pytest.fixture
 def adapter(tiny_models: Path, tmp_path: Path) -> Path:
+    """An adapter beside the base, whose weights some changes take."""
+    (tmp_path / "base").symlink_to(tiny_models / "base")
     return Path(shutil.copytree(tiny_models / "adapter", tmp_path / "adapter"))
 
 
@@ -70,26 +83,63 @@ def reference_logits(pair: ModelPair) -> torch.Tensor:
         return pair.reference.logits([IDS], num_logits=len(IDS))[0]
 
 
+FOREIGN = "weights that its config and its base have no place for"
+PREFIX = "base_model.model."
+HALF = kept(lambda name: "lora_A" in name)
+HEAD = with_base("lm_head.weight", shuffled)
+CHANGES: dict[str, tuple[Change, str]] = {
+    # The sum of each of the base's weights stays as it is.
+    "permuted rows": (
+        all_of(HEAD, with_base("model.layers.0.mlp.down_proj.weight", shuffled)),
+        "changes the base's own weights: it holds 2 of them",
+    ),
+    "an equal head": (
+        with_base("lm_head.weight", lambda one: one),
+        "changes the base's own weights: it holds 1 of them",
+    ),
+    "a head without prefix": (
+        all_of(HEAD, renamed(lambda name: name.replace(f"{PREFIX}lm_head", "lm_head"))),
+        "changes the base's own weights: it holds 1",
+    ),
+    "nothing": (kept(lambda name: False), "lacks 8 weights that its config asks for"),
+    "names without prefix": (
+        renamed(lambda name: name.removeprefix(PREFIX)),
+        f"holds 8 {FOREIGN}",
+    ),
+    "first halves": (HALF, "lacks 4 weights that its config asks for"),
+    "one too many": (
+        added(base_model__model__model__layers__7__self_attn__q_proj__lora_A__weight=ROW),
+        'it has no module "model.layers.7.self_attn.q_proj"',
+    ),
+    "names as they are inside a model": (
+        renamed(lambda name: name.replace(".weight", ".model_2.weight")),
+        FOREIGN,
+    ),
+    "a rank that is not the weights'": (in_config(r=1), "size mismatch for base_model.model.model"),
+    "a rank out of all proportion": (
+        in_config(r=2_000_000_000),
+        "/adapter_config.json sets a rank of 2e+09, and its weights have at most 2; give the "
+        "config that belongs to them",
+    ),
+}
+
+
 @pytest.mark.parametrize(("change", "said"), CHANGES.values(), ids=CHANGES)
 def test_weights_that_are_not_the_adapters_own_or_not_there_are_refused(
-    tiny_models: Path, adapter: Path, change: Any, said: str
+    tiny_models: Path, adapter: Path, change: Change, said: str
 ) -> None:
-    change_weights(tiny_models / "base", adapter, change)
+    change(adapter)
 
     assert said in refusal(tiny_models / "base", adapter)
 
 
-@pytest.mark.parametrize(("architecture", "size"), [("qwen2", 4.0), ("gpt2", 2.0)])
-@pytest.mark.parametrize("is_said", [True, False], ids=["said", "not said"])
-def test_trained_biases_are_refused(
-    tmp_path: Path, architecture: str, size: float, is_said: bool
-) -> None:
-    base = tmp_path / "base"
-    adapter = save_biased_adapter(base, tmp_path / "a", architecture=architecture, size=size)
-    if not is_said:
-        change_config(adapter, bias="none")
+def test_trained_biases_are_refused(tmp_path: Path) -> None:
+    base = save_tiny_model(tmp_path / "base", architecture="qwen2")
+    adapter = save_tiny_adapter(base, tmp_path / "adapter")
 
-    assert "changes the base's own weights" in refusal(base, adapter)
+    with_base("model.layers.0.self_attn.q_proj.bias", lambda bias: bias + 4)(adapter)
+
+    assert "changes the base's own weights: it holds 1 of them" in refusal(base, adapter)
 
 
 @pytest.mark.parametrize(
@@ -103,12 +153,7 @@ def test_trained_biases_are_refused(
         ({"alora_invocation_tokens": [5, 6]}, "is active only after certain tokens"),
         ({"arrow_config": {"task_adapter_names": ["x"]}}, "mixes other adapters"),
         ({"bias": "all"}, 'sets bias to "all": the adapter changes the base\'s own weights'),
-        ({"init_lora_weights": "pissa"}, 'sets init_lora_weights to "pissa": the adapter changes'),
         ({"init_lora_weights": "PISSA_niter_4"}, "changes the base's own weights"),
-        ({"init_lora_weights": "olora"}, "changes the base's own weights"),
-        ({"init_lora_weights": "corda"}, "changes the base's own weights"),
-        ({"init_lora_weights": "loftq"}, "changes the base's own weights"),
-        ({"init_lora_weights": "lora_ga"}, "changes the base's own weights"),
         ({"init_lora_weights": ["x"]}, "changes the base's own weights"),
         (
             {"use_next_years_method": True},
@@ -119,7 +164,7 @@ def test_trained_biases_are_refused(
 def test_a_config_that_makes_another_model_is_refused(
     tiny_models: Path, adapter: Path, changes: Mapping[str, Any], said: str
 ) -> None:
-    change_config(adapter, **changes)
+    in_config(**changes)(adapter)
 
     message = refusal(tiny_models / "base", adapter)
 
@@ -142,7 +187,7 @@ def test_of_a_pattern_that_may_not_be_matched_the_matrices_name_the_modules(
     """As of the adapters that Unsloth writes for models of images and text."""
     base, plain = tiny_models / "base", tiny_models / "adapter"
     expected = load_model_pair(str(base), str(plain)).candidate.logits([IDS], num_logits=1)[0]
-    change_config(adapter, target_modules=pattern)
+    in_config(target_modules=pattern)(adapter)
 
     for reference in (str(base), f"{plain},base={base}"):
         pair = load_model_pair(reference, str(adapter))
@@ -154,8 +199,7 @@ def test_of_a_pattern_that_may_not_be_matched_the_matrices_name_the_modules(
     [
         ENDLESS,
         r"(a|a)*b",
-        r"(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)"
-        r"(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)X",
+        "(.|.)" * 26 + "X",
         r".*.*.*.*.*X",
         r".?" * 60 + "X",
         r"(\w{1,9}){5}",
@@ -165,29 +209,30 @@ def test_of_a_pattern_that_may_not_be_matched_the_matrices_name_the_modules(
         "(",
     ],
 )
-@pytest.mark.parametrize(
-    "of",
-    [
-        lambda text: {"exclude_modules": text},
-        lambda text: {"modules_to_save": text},
-        lambda text: {"rank_pattern": {text: 4}},
-        lambda text: {"alpha_pattern": {text: 4}},
-        lambda text: {"layers_pattern": [text], "layers_to_transform": [0]},
-    ],
-    ids=["exclude", "save", "rank", "alpha", "layers"],
-)
-def test_a_pattern_that_could_run_for_ever_is_refused(
-    tiny_models: Path, adapter: Path, pattern: str, of: Any
+def test_a_pattern_that_could_run_for_ever_has_a_problem(pattern: str) -> None:
+    assert pattern_problem(pattern) is not None
+
+
+def test_a_pattern_that_could_run_for_ever_is_refused_under_each_key(
+    tiny_models: Path, adapter: Path
 ) -> None:
-    change_config(adapter, **of(pattern))
+    config = (adapter / "adapter_config.json").read_text()
+    keys: tuple[dict[str, Any], ...] = (
+        {"exclude_modules": ENDLESS},
+        {"modules_to_save": ENDLESS},
+        {"rank_pattern": {ENDLESS: 4}},
+        {"alpha_pattern": {ENDLESS: 4}},
+        {"layers_pattern": [ENDLESS], "layers_to_transform": [0]},
+    )
+    for key in keys:
+        (adapter / "adapter_config.json").write_text(config)
+        in_config(**key)(adapter)
+        with pytest.raises(ModelLoadError, match=r"adapter_config.json: the pattern .*one by one"):
+            resolve_pair(str(tiny_models / "base"), str(adapter))
 
-    with pytest.raises(ModelLoadError, match=r"adapter_config.json: the pattern .*one by one"):
-        resolve_pair(str(tiny_models / "base"), str(adapter))
 
-
-@pytest.mark.parametrize(
-    "pattern",
-    [
+def test_an_ordinary_pattern_passes() -> None:
+    for pattern in (
         r".*\.(q_proj|v_proj)$",
         r"(.*\.)?layers\.\d+\.(self_attn)\.(q|k|v)_proj",
         r"model\.layers\.(0|1|2|3|10|11|12)\.(self_attn|mlp)\.(q_proj|k_proj|up_proj|down_proj)",
@@ -195,12 +240,8 @@ def test_a_pattern_that_could_run_for_ever_is_refused(
         r".*self_attn\.[qkvo]_proj",
         r"model.layers.[0-9]{1,2}.self_attn.q_proj|.*v_proj",
         "all-linear",
-    ],
-)
-def test_an_ordinary_pattern_passes(tiny_models: Path, adapter: Path, pattern: str) -> None:
-    change_config(adapter, target_modules=pattern)
-
-    resolve_pair(str(tiny_models / "base"), str(adapter))
+    ):
+        assert pattern_problem(pattern) is None, pattern
 
 
 def test_a_full_model_beside_an_adapter_is_refused(tiny_models: Path, adapter: Path) -> None:
@@ -212,7 +253,7 @@ def test_a_full_model_beside_an_adapter_is_refused(tiny_models: Path, adapter: P
 
 
 def test_more_names_of_modules_than_tensors_are_refused(tiny_models: Path, adapter: Path) -> None:
-    change_config(adapter, target_modules=["q_proj", *map(str, range(1_000))])
+    in_config(target_modules=["q_proj", *map(str, range(1_000))])(adapter)
 
     with pytest.raises(ModelLoadError, match=r"names modules by 1,0\d\d texts, more than its"):
         resolve_pair(str(tiny_models / "base"), str(adapter))
@@ -223,21 +264,15 @@ KINDS: dict[str, PeftConfig] = {
     "plain": LoraConfig(**LORA),
     "gpt2, tied": LoraConfig(r=2, target_modules=["c_attn"]),
     "gpt2, modules to save": LoraConfig(r=2, target_modules=["c_attn"], modules_to_save=["ln_f"]),
-    "by pattern": LoraConfig(r=2, target_modules=r".*\.(q|v)_proj"),
     "dora": LoraConfig(**LORA, use_dora=True),
-    "rslora": LoraConfig(**LORA, use_rslora=True),
     "rank pattern": LoraConfig(**LORA, rank_pattern={"q_proj": 4}, alpha_pattern={"q_proj": 9}),
-    "biased": LoraConfig(**LORA, lora_bias=True),
-    "orthogonal": LoraConfig(**LORA, init_lora_weights="orthogonal"),
     "modules to save": LoraConfig(**LORA, modules_to_save=["lm_head", "norm"]),
     "tokens": LoraConfig(**LORA, trainable_token_indices=[20, 21]),
-    "tokens by table": LoraConfig(**LORA, trainable_token_indices={"embed_tokens": [20, 21]}),
     "embedding": LoraConfig(r=2, target_modules=["embed_tokens", "lm_head", "q_proj"]),
     "parameters": LoraConfig(r=2, target_modules=[], target_parameters=["q_proj.weight"]),
     "some layers": LoraConfig(**LORA, layers_to_transform=[1], layers_pattern="layers"),
     "adalora": AdaLoraConfig(target_modules=["q_proj"], total_step=10, init_r=2),
     "ia3": IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]),
-    "loha": LoHaConfig(**LORA),
     "vera": VeraConfig(r=4, target_modules=["q_proj", "o_proj"]),
     "vblora": VBLoRAConfig(
         r=2, target_modules=["q_proj", "v_proj"], vector_length=8, num_vectors=16
@@ -288,12 +323,8 @@ def test_a_changed_copy_of_an_embedding_is_refused(tiny_models: Path, tmp_path: 
     config = LoraConfig(r=2, target_modules=["embed_tokens"], task_type="CAUSAL_LM")
     with quiet_transformers():
         get_peft_model(base_of(tiny_models / "base"), config).save_pretrained(str(tmp_path))
-    change_weights(
-        tiny_models / "base",
-        tmp_path,
-        lambda own, _: {
-            name: one.flip(0) if "base_l" in name else one for name, one in own.items()
-        },
+    weights(lambda own: {k: one.flip(0) if "base_l" in k else one for k, one in own.items()})(
+        tmp_path
     )
 
     assert "the adapter fits" not in " ".join(looked_at(tiny_models / "base", tmp_path))
@@ -302,7 +333,7 @@ def test_a_changed_copy_of_an_embedding_is_refused(tiny_models: Path, tmp_path: 
 
 
 def test_the_second_of_two_adapters_is_held_to_the_same(tiny_models: Path, adapter: Path) -> None:
-    change_weights(tiny_models / "base", adapter, CHANGES["permuted rows"][0])
+    HEAD(adapter)
     first = f"{tiny_models / 'adapter'},base={tiny_models / 'base'}"
 
     with pytest.raises(ModelLoadError, match=r"--model-2: .* changes the base's own weights"):
@@ -329,24 +360,7 @@ def test_an_adapter_of_a_plugins_model_is_held_to_the_same(
 
     context = LoadContext(provider=Provider())
     load_pair(resolve_pair("mine:base", str(adapter), context=context), context)
-    change_weights(tiny_models / "base", adapter, CHANGES["first halves"][0])
+    HALF(adapter)
 
     with pytest.raises(ModelLoadError, match="lacks 4 weights that its config asks for"):
         load_pair(resolve_pair("mine:base", str(adapter), context=context), context)
-
-
-def test_a_rank_out_of_all_proportion_takes_no_memory(tiny_models: Path, adapter: Path) -> None:
-    change_config(adapter, r=2_000_000_000)
-
-    assert refusal(tiny_models / "base", adapter) == (
-        f"--model-2: {adapter}/adapter_config.json sets a rank of 2e+09, and its weights have at "
-        "most 2; give the config that belongs to them"
-    )
-
-
-def test_a_rank_that_is_not_the_weights_is_refused(tiny_models: Path, adapter: Path) -> None:
-    change_config(adapter, r=1)
-
-    assert "size mismatch for base_model.model.model.layers.0" in refusal(
-        tiny_models / "base", adapter
-    )

@@ -33,15 +33,17 @@ def stranger(project: Project) -> Project:
     return project
 
 
-@pytest.mark.parametrize(
-    "words", [["-q"], [], ["-v"], ["-vv", "-rA", "--showlocals", "-l"]], ids=str
-)
-def test_a_replay_at_each_verbosity(
-    stranger: Project, words: list[str], monkeypatch: pytest.MonkeyPatch
+def test_a_replay_says_and_writes_nothing_live(
+    stranger: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    made = provenance_of(stranger.path / "ft", stranger.path / "base")
+    model = made.reference.model_copy(update={"spec": HOSTILE})
+    made = made.model_copy(update={"reference": model, "settings": {HOSTILE: HOSTILE}})
+    stranger.write("regress.provenance.json", made.model_dump_json())
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(stranger.path / "step.md"))
     monkeypatch.setenv("GITHUB_WORKSPACE", str(stranger.path))
+    words = ("-vv", "-rA", "--showlocals", "-l", "-W", "default")
 
     result = stranger.run(
         *MODELS, SUITE, "--junitxml=junit.xml", "--divergence-report-dir=out", *words
@@ -61,18 +63,7 @@ def test_a_replay_at_each_verbosity(
     assert hidden_in(junit) == set()
 
 
-def test_a_strangers_provenance(stranger: Project) -> None:
-    made = provenance_of(stranger.path / "ft", stranger.path / "base")
-    model = made.reference.model_copy(update={"spec": HOSTILE})
-    made = made.model_copy(update={"reference": model, "settings": {HOSTILE: HOSTILE}})
-    stranger.write("regress.provenance.json", made.model_dump_json())
-
-    result = stranger.run(*MODELS, SUITE, "-vv", "-W", "default")
-
-    assert faults_in(shown(result)) == []
-
-
-@pytest.mark.parametrize("field", BY_FIELD)
+@pytest.mark.parametrize("field", ["model_1", "metric", "max_kl", "system_prompt", "seeds"])
 def test_a_strangers_ini_file(project: Project, field: str) -> None:
     """Whatever a setting is made of, the session says what is wrong with it, and no more."""
     value = f"::error::x {ESCAPES} ##[error]x %z".replace("\x00", "").replace("\x85", "")
@@ -86,37 +77,18 @@ def test_a_strangers_ini_file(project: Project, field: str) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_a_step_summary_that_no_one_reads(
-    stranger: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    os.mkfifo(stranger.path / "step.md")
-    monkeypatch.setenv("GITHUB_ACTIONS", "true")
-    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "step.md")
-
-    result = stranger.run(*MODELS, SUITE)
-
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert (
-        "divergence: the step summary step.md cannot be written: No such device or address"
-        in result.outlines
-    )
-
-
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize("kind", ["link", "fifo"])
-def test_a_search_writes_no_journal_through_a_link(project: Project, kind: str) -> None:
+def test_a_search_writes_no_journal_through_a_link(project: Project) -> None:
     """The name of a journal follows from the two models, so a checkout may hold it."""
     assert project.run(*MODELS, "--divergence-profile=smoke", "--divergence-mode=search").ret < 2
     (journal,) = (
         one for one in Path(".divergence/journal").glob("*.jsonl") if "calibration" not in one.name
     )
-    journal.unlink()
     precious = project.write("precious", "precious\n")
-    journal.symlink_to(precious) if kind == "link" else os.mkfifo(journal)
 
-    result = project.run(*MODELS, "--divergence-profile=smoke")
-
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    what = "a symbolic link" if kind == "link" else "a FIFO"
-    assert f"{journal}: it is {what}, not a regular file" in shown(result)
+    for what in ("a symbolic link", "a FIFO"):
+        journal.unlink()
+        journal.symlink_to(precious) if what == "a symbolic link" else os.mkfifo(journal)
+        result = project.run(*MODELS, "--divergence-profile=smoke")
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        assert f"{journal}: it is {what}, not a regular file" in shown(result)
     assert precious.read_text() == "precious\n"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from itertools import product
 from typing import Any
 from xml.etree import ElementTree
 
@@ -26,7 +27,7 @@ from pytest_divergence.core.evaluation_record import Evaluation, PromptEvaluatio
 from pytest_divergence.core.json_files import strict_dumps, strict_loads
 from pytest_divergence.core.provenance import Provenance
 from pytest_divergence.core.redaction import redacted
-from pytest_divergence.core.report import Difference, PairSummary, Report, ReportCase, Run
+from pytest_divergence.core.report import Report, ReportCase, Run
 from pytest_divergence.core.safe_text import printable
 from pytest_divergence.core.training_record import TrainingRecord
 from pytest_divergence.reports import aggregates, failures, github
@@ -48,7 +49,6 @@ from tests.hostile import (
 )
 from tests.reports.made_reports import report as made_report
 
-NOTHING = Differences(values=[], cases=[], behaviours=[], controls=None)
 PLACE = HOSTILE + HALF
 """A path, which may hold more than a record may."""
 
@@ -86,9 +86,8 @@ REPORTS = list(reports())
 
 
 @pytest.mark.parametrize("report", REPORTS)
-@pytest.mark.parametrize("verbosity", [-1, 0, 1, 2])
-def test_a_terminal(report: Report, verbosity: int) -> None:
-    for shown in (report, redacted(report)):
+def test_a_terminal(report: Report) -> None:
+    for shown, verbosity in product((report, redacted(report)), (-1, 0, 1, 2)):
         lines = summary_lines(shown, verbosity=verbosity, report_path=PLACE, suite=PLACE)
         assert faults_in("\n".join(lines)) == []
         assert not [line for line in lines if "\n" in line]
@@ -125,8 +124,9 @@ def test_a_failure() -> None:
         assert faults_in(text) == []
 
 
-def other_views() -> dict[str, Callable[[], list[str]]]:
-    training, calibration = filled(TrainingRecord), filled(CalibrationReport)
+def test_other_views() -> None:
+    calibration, differences = filled(CalibrationReport), filled(Differences)
+    nothing = Differences(values=[], cases=[], behaviours=[], controls=None)
     config: dict[str, Any] = {
         "num_epochs": None,
         "num_virtual_tokens": 1,
@@ -134,42 +134,31 @@ def other_views() -> dict[str, Callable[[], list[str]]]:
         "batch_size": 1,
     }
     training = filled(TrainingRecord, settings={"config": config, HOSTILE: HOSTILE})
-    differences = filled(Differences)
-    changes = [filled(CaseDifference, change=change) for change in ("added", "removed", "changed")]
-    behaviours = [filled(BehaviourDifference, change="added", before=None)]
-    return {
-        "training": lambda: [
-            plan_line(training),
-            *training_lines(
-                training,
-                [{"prompt": HOSTILE, "metrics": {"kl_divergence": 1.0, "effectiveness": 1.0}}],
-            ),
-        ],
-        "calibration": lambda: calibration_lines(calibration),
-        "calibration that failed": lambda: calibration_lines(
-            calibration.model_copy(
-                update={
-                    "nuisances": [filled(Nuisance, mean=None, max=None)],
-                    "planted": [filled(InjectedNoise, values=[])],
-                }
-            )
-        ),
-        "difference": lambda: difference_lines(differences, PLACE, PLACE),
-        "no difference": lambda: difference_lines(NOTHING, PLACE, PLACE),
-        "differences": lambda: difference_lines(
-            differences.model_copy(update={"cases": changes, "behaviours": behaviours}),
-            PLACE,
-            PLACE,
-        ),
-    }
+    metrics = {"kl_divergence": 1.0, "effectiveness": 1.0}
+    failed = calibration.model_copy(
+        update={
+            "nuisances": [filled(Nuisance, mean=None, max=None)],
+            "planted": [filled(InjectedNoise, values=[])],
+        }
+    )
+    changed = differences.model_copy(
+        update={
+            "cases": [
+                filled(CaseDifference, change=change) for change in ("added", "removed", "changed")
+            ],
+            "behaviours": [filled(BehaviourDifference, change="added", before=None)],
+        }
+    )
 
-
-@pytest.mark.parametrize("name", other_views())
-def test_another_view(name: str) -> None:
-    lines = other_views()[name]()
-
-    assert faults_in("\n".join(lines)) == []
-    assert not [line for line in lines if "\n" in line]
+    for lines in (
+        [plan_line(training)],
+        training_lines(training, [{"prompt": HOSTILE, "metrics": metrics}]),
+        calibration_lines(calibration),
+        calibration_lines(failed),
+        *(difference_lines(one, PLACE, PLACE) for one in (differences, nothing, changed)),
+    ):
+        assert faults_in("\n".join(lines)) == []
+        assert not [line for line in lines if "\n" in line]
 
 
 def test_an_evaluation() -> None:
@@ -237,9 +226,3 @@ def test_a_record_as_json() -> None:
 def test_an_error_keeps_its_lines_and_loses_its_teeth() -> None:
     assert printable("a\n  ::error::x\x1b\nb::c") == "a\n  \\u{3a}:error::x\\u{1b}\nb::c"
     assert faults_in(printable(PLACE)) == []
-
-
-def test_pairs_and_differences_are_covered() -> None:
-    """The walk fills what a hand-made record would forget."""
-    assert filled(PairSummary).device == HOSTILE
-    assert filled(Difference).explanation == HOSTILE
