@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,25 +26,6 @@ from tests.tiny import save_tiny_adapter, save_tiny_model
 with contextlib.suppress(ImportError):
     import httpcore  # noqa: F401
 pytest_plugins = ["pytester"]
-LONG = ("real", "zoo")
-"""Marks of the files that take minutes."""
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Let pytest-xdist keep the order of the files: by number of tests, it begins real ones last.
-
-    Then one worker would have nothing to do while the other tests a real model for minutes.
-    """
-    config.option.loadscopereorder = False
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put the files that take minutes first in a worker, then those with the most tests."""
-    if not hasattr(config, "workerinput"):
-        return
-    long = {item.path for item in items if any(map(item.get_closest_marker, LONG))}
-    counts = Counter(item.path for item in items)
-    items.sort(key=lambda item: (item.path not in long, -counts[item.path]))
 
 
 @pytest.fixture(autouse=True, scope="session")

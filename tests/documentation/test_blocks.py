@@ -57,7 +57,7 @@ SIZES = PROFILE.model_copy(
 """A search of a second: what it finds does not matter here."""
 INSTALLS = re.compile(r"(python -m venv|\. \.venv|source |pip install|git clone|cd )")
 """What the packaging job does: an environment, and the package in it."""
-ELSEWHERE = {"pytest tests -n 2 --dist loadfile": ".ci/run"}
+ELSEWHERE = {"pytest tests -n 2 --dist worksteal": ".ci/run"}
 """Commands of contributors, and what runs them."""
 MOST_NOT_RUN = 12
 """Blocks that no test runs, each with its reason beside it: more than these are too many."""

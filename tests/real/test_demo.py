@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(1800)]  # ten minutes on a slow machine
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # ten minutes on a slow machine
 
 REFERENCE = "demo:smollm2-135m"
 ADAPTER = "demo:travel-advert"

@@ -19,7 +19,7 @@ from pytest_divergence.scoring.estimates import k3, token_scores, told_by_both
 from pytest_divergence.scoring.teacher_forcing import read_prompts
 from tests.served import llama_server
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.slow
 
 REFERENCE = "demo:smollm2-135m"
 LENGTH = 16
