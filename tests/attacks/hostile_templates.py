@@ -36,10 +36,7 @@ OF_TEXT: list[tuple[str, str, Outcome]] = [
     ("syntax", "{% for %}", "refused"),
     ("raise", "{{ raise_exception('\x1b[2J\n::error::no') }}", "refused"),
     ("loops", NEVER_ENDS, "refused"),
-    ("3 GB", "{{ 'a' * 3000000000 }}", "refused"),
     ("3 GB behind it", CHATML + "{% set x = 'a' * 3000000000 %}", "either"),
-    ("5 MB of text", "{{ 'hello ' * 900000 }}", "refused"),
-    ("a file of 5 MB", "x" * (5 << 20), "refused"),
     ("includes", "{% include '/etc/passwd' %}", "refused"),
     ("a macro that calls itself", "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "refused"),
     ("classes", "{{ ''.__class__.__mro__[1].__subclasses__() }}", "refused"),
@@ -65,7 +62,7 @@ OF_KIND: list[tuple[str, Change, Outcome]] = [
     ("a pipe", fifo(TEMPLATE), "refused"),
     ("/etc/passwd", linked(TEMPLATE, "/etc/passwd"), "refused"),
 ]
-NOT_ASKED = ("3 GB", "classes", "without the user's text")
+NOT_ASKED = ("loops", "classes", "without the user's text")
 TEMPLATES = [
     *(
         Stranger(f"template: {name}", holding(TEMPLATE, text), end, "ft", ASKED)
