@@ -46,6 +46,7 @@ def test_a_command_that_is_killed_half_way_goes_on(
     assert holes_of_all(name, None, tmp_path, tiny_models) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STORIES)
 def test_a_disturbed_command_goes_on_as_if_nothing_had_been(
     name: str, tmp_path: Path, tiny_models: Path
@@ -82,6 +83,7 @@ def untidy(place: Path) -> int:
     return 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "kind", "found"),
     [

@@ -19,6 +19,7 @@ from tests.attacks.parsers import HoleError, Parser, fuzz, in_file, round_trip
 EXAMPLES = int(os.environ.get("ATTACK_EXAMPLES", "80"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parser", [*FILE_PARSERS, *MODEL_PARSERS], ids=lambda parser: parser.name)
 def test_a_parser_returns_or_says_why_not(parser: Parser) -> None:
     assert fuzz(parser, examples=EXAMPLES) >= EXAMPLES // 4

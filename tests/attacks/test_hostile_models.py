@@ -43,6 +43,7 @@ CHOSEN = (
     "code named",
 )
 """What a change to this package may break, one of each kind."""
+BY_DAY = {"as it is", "NaN", "weights: a pickle", "template: loops"}
 TRIED = [one for one in ALL if os.environ.get("ATTACK_STRANGERS") == "all" or one.name in CHOSEN]
 
 
@@ -51,7 +52,13 @@ def test_each_has_a_name_of_its_own() -> None:
     assert {*CHOSEN} <= {one.name for one in ALL}
 
 
-@pytest.mark.parametrize("stranger", TRIED, ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        pytest.param(one, marks=() if one.name in BY_DAY else pytest.mark.slow, id=one.name)
+        for one in TRIED
+    ],
+)
 def test_a_strangers_model_is_refused_or_measured_truly(
     stranger: Stranger, strangers: Place, tmp_path: Path
 ) -> None:
@@ -61,6 +68,7 @@ def test_a_strangers_model_is_refused_or_measured_truly(
 # Each of these is a fault that the attack is there to find.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stranger", "found"),
     [
@@ -101,6 +109,7 @@ def test_the_attack_finds(
     assert any(found in hole for hole in holes), holes
 
 
+@pytest.mark.slow
 def test_the_attack_finds_a_number_that_is_not_true(
     strangers: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,6 +81,7 @@ def without_a_line(data: bytes) -> bytes:
     return b"".join(lines[:1] + lines[2:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [cut, flipped, without_a_line])
 def test_a_search_goes_on_with_damaged_journals(
     damage: Callable[[bytes], bytes], place: Place

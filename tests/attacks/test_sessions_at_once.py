@@ -11,11 +11,13 @@ from tests.attacks.at_once import CROWDS, Crowd, holes_of
 from tests.attacks.stories import committed, filled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crowd", CROWDS, ids=lambda crowd: crowd.name)
 def test_each_ends_as_if_it_were_alone(crowd: Crowd, tmp_path: Path, tiny_models: Path) -> None:
     assert not holes_of(crowd, tmp_path, tiny_models)
 
 
+@pytest.mark.slow
 def test_the_attack_finds_two_that_write_one_file_together(
     tmp_path: Path, tiny_models: Path
 ) -> None:

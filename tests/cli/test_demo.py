@@ -191,6 +191,7 @@ def test_a_stranger_is_told_the_story_and_where_it_goes_on(demo: Demo, stranger:
     )
 
 
+@pytest.mark.slow
 def test_the_weights_come_from_the_hub_once_and_results_are_kept(demo: Demo, hub: Hub) -> None:
     first = demo()
     assert first.returncode == 0, first.stderr
@@ -205,6 +206,7 @@ def test_the_weights_come_from_the_hub_once_and_results_are_kept(demo: Demo, hub
     assert hub.asked.count(weights) == 1
 
 
+@pytest.mark.slow
 def test_without_package_and_hub_one_sentence_names_both(demo: Demo) -> None:
     done = demo(HF_ENDPOINT="http://127.0.0.1:9")  # nobody listens there
 
@@ -212,6 +214,7 @@ def test_without_package_and_hub_one_sentence_names_both(demo: Demo) -> None:
     assert done.stderr.splitlines()[-1] == NOWHERE
 
 
+@pytest.mark.slow
 def test_a_search_that_did_not_end_is_no_success(demo: Demo) -> None:
     done = demo(FAKE, FAKE_SEARCH="errors")
 

@@ -166,6 +166,7 @@ def test_a_broken_conftest_is_explained_by_pytest(project: Project, command: Com
     )
 
 
+@pytest.mark.slow
 def test_pytest_reads_back_what_the_command_has_found(project: Project, command: Command) -> None:
     """One journal, one suite: nothing is searched a second time, from either side."""
     project.write(

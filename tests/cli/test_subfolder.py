@@ -38,6 +38,7 @@ def configured(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     return project
 
 
+@pytest.mark.slow
 def test_what_a_calibration_and_a_search_left_is_found(
     configured: Project, command: Command
 ) -> None:

@@ -108,6 +108,7 @@ def record(folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_the_example_trains_as_the_seed_describes(folder: Path) -> None:
     options = {
         "model-1": "base",

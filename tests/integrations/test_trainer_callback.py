@@ -234,6 +234,7 @@ FIRST_IS_BEST: dict[str, Any] = {
 """Options of a training whose first checkpoint is the best."""
 
 
+@pytest.mark.slow
 def test_the_best_model_is_measured_where_it_is_loaded_at_the_end(
     training: Training, suite: Path, base: str
 ) -> None:
@@ -247,6 +248,7 @@ def test_the_best_model_is_measured_where_it_is_loaded_at_the_end(
     assert best["divergence/mean_kl"] == pytest.approx(first["divergence/mean_kl"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_trackers_get_the_numbers_of_the_end_too(
     training: Training, suite: Path, tmp_path: Path
 ) -> None:
@@ -268,6 +270,7 @@ def test_trackers_get_the_numbers_of_the_end_too(
     )
 
 
+@pytest.mark.slow
 def test_a_recorded_reference_takes_no_memory(
     training: Training, suite: Path, base: str, tmp_path: Path
 ) -> None:
@@ -288,6 +291,7 @@ def test_a_recorded_reference_takes_no_memory(
     assert estimated["divergence/same_top"] == pytest.approx(exact["divergence/same_top"])
 
 
+@pytest.mark.slow
 def test_a_saved_checkpoint_is_measured_in_a_process_of_its_own(
     training: Training, suite: Path, base: str, tmp_path: Path
 ) -> None:
@@ -306,6 +310,7 @@ def test_a_saved_checkpoint_is_measured_in_a_process_of_its_own(
     assert first == pytest.approx(second, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_an_earlier_step_is_not_the_model_of_the_end(
     training: Training, suite: Path, base: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -330,6 +335,7 @@ class Stopped(TrainerCallback):
         return control
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_measured_in_a_process_where_it_is_loaded_at_the_end(
     training: Training, suite: Path, base: str
 ) -> None:
@@ -343,6 +349,7 @@ def test_the_best_checkpoint_is_measured_in_a_process_where_it_is_loaded_at_the_
     assert best["divergence/errors"] == 0
 
 
+@pytest.mark.slow
 def test_a_process_that_cannot_measure_says_why(
     suite: Path, base: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -435,6 +442,7 @@ def test_a_wrong_option_is_refused_with_the_known_ones(
         DivergenceCallback(trainer, suite, reference=model, mode="process")
 
 
+@pytest.mark.slow
 def test_a_model_in_shards_is_measured_only_once_it_is_saved(
     training: Training, suite: Path, base: str, tmp_path: Path
 ) -> None:

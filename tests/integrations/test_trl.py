@@ -37,6 +37,7 @@ def options(folder: Path, **changes: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_sft_of_all_weights(tiny_models: Path, suite: Path, tmp_path: Path) -> None:
     rows = [{"prompt": f"{text} ", "completion": "Buy now! Buy now!"} for text in CASES * 3]
     base = str(tiny_models / "base")
@@ -66,6 +67,7 @@ def test_sft_of_all_weights(tiny_models: Path, suite: Path, tmp_path: Path) -> N
     assert all(torch.equal(weights[name], without[name]) for name in without)
 
 
+@pytest.mark.slow
 def test_dpo_of_an_adapter(tiny_models: Path, suite: Path, tmp_path: Path) -> None:
     rows = [
         {"prompt": f"{text} ", "chosen": "Buy now! Buy now!", "rejected": "No."}

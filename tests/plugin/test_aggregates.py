@@ -258,6 +258,7 @@ def test_where_warnings_are_errors_it_is_told_as_one_sentence(release: Release) 
     assert "warn_explicit" not in shown(result)  # no traceback
 
 
+@pytest.mark.slow
 def test_with_workers_the_summary_still_says_what_is_undecided(release: Release) -> None:
     release.write(num_cases=4, num_controls=4)
     arguments = ("-p", "xdist", "-n1", "-W", "default")

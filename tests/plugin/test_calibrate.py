@@ -109,6 +109,7 @@ def test_every_part_is_measured_and_once(
     assert shift["max"] == found["typical_shift"]["max"]
 
 
+@pytest.mark.slow
 def test_what_changes_a_number_is_measured_anew(calibrate: Calibrate, project: Project) -> None:
     first = calibrate()
     js = calibrate("--metric=js")

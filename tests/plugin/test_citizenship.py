@@ -83,6 +83,7 @@ def test_pytest_html_shows_no_markup_of_a_prompt(suite: Project) -> None:
 # JUnit, and what travels between processes
 
 
+@pytest.mark.slow
 def test_one_of_two_workers_runs_the_cases_and_junit_carries_what_each_measured(
     suite: Project,
 ) -> None:

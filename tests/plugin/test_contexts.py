@@ -59,6 +59,7 @@ def words(result: pytest.RunResult) -> str:
     return " ".join(shown(result).split())
 
 
+@pytest.mark.slow
 def test_a_behaviour_under_a_system_text_is_found_told_of_and_replayed(project: Project) -> None:
     path = project.write(FILE, f"Be kind.\n{SYSTEM}\n")
 

@@ -353,6 +353,7 @@ def test_workers_get_the_cases_of_one_search(project: Project, run: Run) -> None
     result.stdout.fnmatch_lines(["report: .divergence/reports/run/report.html"])
 
 
+@pytest.mark.slow
 def test_with_models_of_the_ini_file_one_worker_searches(project: Project, run: Run) -> None:
     project.pytester.makeini(INI)
     project.write("test_cases.py", CASE_TEST)
@@ -363,6 +364,7 @@ def test_with_models_of_the_ini_file_one_worker_searches(project: Project, run: 
     result.stdout.fnmatch_lines(["report: .divergence/reports/run/report.html"])
 
 
+@pytest.mark.slow
 def test_a_search_that_fails_in_one_worker_is_not_repeated(project: Project, run: Run) -> None:
     project.pytester.makeini(INI)
     project.write("test_cases.py", CASE_TEST)

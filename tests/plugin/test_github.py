@@ -157,6 +157,7 @@ def test_a_suite_that_ends_the_session_is_annotated(runner: Project) -> None:
     assert 'did you mean "max_kl"?' in (runner.path / "summary.md").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_with_xdist_only_the_controller_writes_and_names_files_from_the_repository(
     runner: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,7 @@ def values(project: Project) -> dict[str, float]:
     return {case.id: one.measurement.value for case, one in zip(cases, scores, strict=True)}
 
 
+@pytest.mark.slow
 def test_a_suite_reads_the_same_under_other_instructions(
     project: Project, monkeypatch: pytest.MonkeyPatch, values: dict[str, float]
 ) -> None:

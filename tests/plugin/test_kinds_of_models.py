@@ -75,7 +75,13 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module", params=KINDS)
+BY_DAY = "qwen3_5"
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(kind, marks=() if kind == BY_DAY else pytest.mark.slow) for kind in KINDS],
+)
 def models_of(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `base` and `ft`, made before `pytester`, which forgets what is imported."""
     folder = tmp_path_factory.mktemp("models") / str(request.param)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
+import pytest
+
 from pytest_divergence.core.provenance import Provenance, write_provenance
 from tests.plugin.conftest import KNOT, MODELS, POEM, Project, nodeid, properties, shown
 from tests.plugin.made_provenance import provenance_of
@@ -77,6 +79,7 @@ def test_where_warnings_are_errors_nothing_passes(project: Project) -> None:
     )
 
 
+@pytest.mark.slow
 def test_with_workers_it_is_said_once_too(project: Project) -> None:
     write_suite(project)
     workers = ("-p", "xdist", "-n2")

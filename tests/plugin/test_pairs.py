@@ -142,6 +142,7 @@ def pytest_terminal_summary(terminalreporter):
 """
 
 
+@pytest.mark.slow
 def test_one_pair_is_in_memory_at_a_time(project: Project) -> None:
     """That of a fixture of the session makes room for those of suites, and comes back."""
     save_tiny_model(project.path / "third", perturb=0.2)
@@ -236,6 +237,7 @@ def test_a_searchs_bound_is_not_another_pairs(project: Project) -> None:
 # pytest-xdist
 
 
+@pytest.mark.slow
 def test_one_worker_replays_the_suites_of_all_pairs(pairs: Project) -> None:
     result = pairs.run_forked("-p", "xdist", "-n2", "-v", "tests")
     result.assert_outcomes(passed=1, failed=1)

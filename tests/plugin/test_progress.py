@@ -99,6 +99,7 @@ def test_what_the_search_says_is_seen_although_pytest_captures(
     assert result.outlines.count("divergence: looking") == 1
 
 
+@pytest.mark.slow
 def test_a_worker_says_it_on_stderr(project: Project) -> None:
     project.pytester.makeini("[pytest]\ndivergence_model_1 = base\ndivergence_model_2 = ft\n")
     project.write("test_cases.py", CASE_TEST)

@@ -187,6 +187,7 @@ def test_a_session_that_stops_at_the_first_failure_is_incomplete(suite: Project)
     assert "1 item failed: aggregate." in summary
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restarts", ["0", "1"])
 def test_what_a_killed_worker_had_sent_is_kept(suite: Project, restarts: str) -> None:
     suite.write(

@@ -82,6 +82,7 @@ def test_a_test_of_the_pair_too(suite: Project, in_ci: None) -> None:
     assert last(result) == f"divergence: {COPY}; {FAILS}"
 
 
+@pytest.mark.slow
 def test_workers_say_it_once(suite: Project, in_ci: None) -> None:
     result = suite.run_forked(*COPIED, "-p", "xdist", "-n2", SUITE, "-q")
     result.assert_outcomes(passed=1)

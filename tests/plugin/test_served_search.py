@@ -112,6 +112,7 @@ def test_a_served_reference_writes_questions_as_its_weights_do(
             assert len(written_questions(pair, ["rivers"], 3, seed=0)) == 3
 
 
+@pytest.mark.slow
 def test_a_search_with_a_served_candidate_writes_a_suite_that_replays(
     project: Project, ft_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,6 +66,7 @@ def test_python_reads_fields(tiny_models: Path) -> None:
     assert all(str(one).isprintable() for one in said)
 
 
+@pytest.mark.slow
 def test_a_process_without_pytest_reads_fields() -> None:
     code = (
         "from pytest_divergence.scoring.baseline import absolute_bound\n"

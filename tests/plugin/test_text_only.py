@@ -133,6 +133,7 @@ def test_a_limit_of_the_typical_shift_is_refused(served: Project) -> None:
     ) in text_of(result)
 
 
+@pytest.mark.slow
 def test_a_suite_without_bounds_is_compared_by_workers_too(served: Project, ft_server: str) -> None:
     suite = served.path / SUITE
     for path in served.path.glob("served.*.json*"):

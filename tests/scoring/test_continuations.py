@@ -40,6 +40,7 @@ def test_more_continuations_keep_the_first_ones(pair: ModelPair) -> None:
     assert many[0].reference[:2] == few[0].reference
 
 
+@pytest.mark.slow
 def test_samples_follow_the_models_distribution_and_no_generation_config() -> None:
     pair = tiny_pair()
     for side in pair.sides:

@@ -48,6 +48,7 @@ def test_the_same_answers_do_not_differ() -> None:
     assert found.p_value > 0.5
 
 
+@pytest.mark.slow
 def test_which_model_is_called_the_reference_does_not_matter() -> None:
     random = np.random.default_rng(0)
     first, second = answers(random, 8), answers(random, 8, advert=0.5)

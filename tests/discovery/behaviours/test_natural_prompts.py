@@ -80,6 +80,7 @@ def natural(
     return found.behaviour.natural_example
 
 
+@pytest.mark.slow
 def test_a_prompt_that_shows_it_again_stands_for_it_with_both_answers(ledger: Ledger) -> None:
     found = natural(ledger, ["of", f"Say {SAID} now, please.", KNOWN[3]])
 

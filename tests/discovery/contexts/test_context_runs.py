@@ -72,6 +72,7 @@ def bench(dated_pair: ModelPair, tmp_path: Path) -> Bench:
 STOPS = [("look at contexts", 2), ("test a lead under its context", 1), ("confirm", 2)]
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_at_a_context_ends_like_an_unbroken_one(bench: Bench) -> None:
     unbroken = bench("unbroken", Silence())
     (behaviour,) = (each for each in unbroken.report.behaviours if each.context is not None)

@@ -140,9 +140,17 @@ def new_node(cluster: Any) -> Any:
     return node
 
 
-@pytest.fixture(scope="module")
-def pool(token: Path, recipe: PairRecipe, settings: Settings, heard: Heard) -> Iterator[RayPool]:
-    options = replace(RayOptions.of(settings, must_give_gpus=False), num_workers=4)
+@pytest.fixture(scope="module", params=[4], ids=lambda number: f"{number}_workers")
+def pool(
+    request: pytest.FixtureRequest,
+    token: Path,
+    recipe: PairRecipe,
+    settings: Settings,
+    heard: Heard,
+) -> Iterator[RayPool]:
+    """So many workers, each a process that loads both models: two by day, four at night."""
+    options = RayOptions.of(settings, must_give_gpus=False)
+    options = replace(options, num_workers=request.param)
     with (
         by_value(Path(__file__).parent),
         RayPool(options, recipe, settings, heard) as pool,
@@ -239,6 +247,7 @@ def forget_units(pool: RayPool) -> None:
             flight.on_reply = lambda reply: None
 
 
+@pytest.mark.parametrize("pool", [2], indirect=True)
 def test_workers_find_what_one_process_finds(pool: RayPool, bench: Bench, heard: Heard) -> None:
     here = files_of(bench("here", 1))
     there = files_of(bench("there", 1, pool))
@@ -246,11 +255,12 @@ def test_workers_find_what_one_process_finds(pool: RayPool, bench: Bench, heard:
     assert there == here
     assert b"restart-1-free.safetensors" in here[-1]
     (line,) = [text for text in heard.said if text.startswith("ray, ")]
-    assert line.startswith("ray, 4 workers on 1 host (")
+    assert line.startswith("ray, 2 workers on 1 host (")
     assert " CPU with " in line
-    assert len({facts.pid for facts in pool.workers} | {os.getpid()}) == 5
+    assert len({facts.pid for facts in pool.workers} | {os.getpid()}) == 3
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_changes_nothing(
     pool: RayPool, bench: Bench, three_at_once: list[bytes]
 ) -> None:
@@ -296,6 +306,7 @@ class Pathlike:
         return [] if context.round else [Proposal("What is in the row?", "pathlike", seed)]
 
 
+@pytest.mark.slow
 def test_a_killed_workers_unit_begins_again_and_failing_methods_are_reported(
     pool: RayPool, bench: Bench, heard: Heard, tmp_path: Path
 ) -> None:
@@ -318,6 +329,7 @@ def test_a_killed_workers_unit_begins_again_and_failing_methods_are_reported(
     assert there.report.errors == here.report.errors
 
 
+@pytest.mark.slow
 def test_after_ctrl_c_the_same_search_goes_on(
     pool: RayPool, bench: Bench, three_at_once: list[bytes]
 ) -> None:
@@ -336,6 +348,7 @@ def test_after_ctrl_c_the_same_search_goes_on(
     assert files_of(bench("there", 3, pool)) == three_at_once
 
 
+@pytest.mark.slow
 def test_workers_that_compute_otherwise_are_refused(pool: RayPool, heard: Heard) -> None:
     one, other = pool.workers[:2]
     newer = replace(other, host="far", versions={**other.versions, "transformers": "9.9.9"})
@@ -363,6 +376,7 @@ def raise_error(worker: Worker) -> None:
     raise UnmakableError("this", "that")
 
 
+@pytest.mark.slow
 def test_a_units_error_comes_back_with_its_name_text_and_place(
     pool: RayPool, tmp_path: Path
 ) -> None:
@@ -378,6 +392,7 @@ def test_a_units_error_comes_back_with_its_name_text_and_place(
             engine.start(WorkUnit("locked", raise_error, {"lock": threading.Lock()}))()
 
 
+@pytest.mark.slow
 def test_a_worker_that_begins_again_on_other_hardware_ends_the_search(pool: RayPool) -> None:
     """No strategy is to blame, and what was computed before must not be mixed with it."""
     actor = pool._actors[0]
@@ -427,6 +442,7 @@ OPTIONS = (
 )
 
 
+@pytest.mark.slow
 def test_a_session_that_is_killed_or_ended_goes_on_with_the_same_command(
     pool: RayPool,
     token: Path,
@@ -520,6 +536,7 @@ class Deadly:
         return [] if context.round else [Proposal("Who is it?", "deadly")]
 
 
+@pytest.mark.slow
 def test_a_unit_that_no_worker_survives_is_an_error_and_the_same_search_goes_on(
     pool: RayPool, bench: Bench, heard: Heard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -582,6 +599,7 @@ def one_left(pool: RayPool) -> Iterator[None]:
     ray.kill(seat)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_left")
 def test_a_lost_node_and_a_full_one_cost_time_alone(
     pool: RayPool,
@@ -630,6 +648,7 @@ def test_a_lost_node_and_a_full_one_cost_time_alone(
     )
 
 
+@pytest.mark.slow
 def test_a_wait_for_room_is_told_and_has_an_end(
     pool: RayPool,
     recipe: PairRecipe,
@@ -657,6 +676,7 @@ def wait(worker: Worker, *, name: str, go_on: Path) -> None:
     wait_until(go_on.exists)
 
 
+@pytest.mark.slow
 def test_units_are_computed_at_once_and_the_progress_of_each_is_seen(
     pool: RayPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -679,6 +699,7 @@ def sleep(worker: Worker, *, seconds: float) -> None:
     time.sleep(seconds)
 
 
+@pytest.mark.slow
 def test_the_wait_for_models_is_none_for_room(
     pool: RayPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,7 @@ def no_models() -> ModelPair:
     raise ModelLoadError("the models are in another process")
 
 
+@pytest.mark.slow
 def test_another_process_computes_a_whole_search(
     settings: Settings, recipe: PairRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
