@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_divergence.core.comparison import Differences, compare, read_side
+from pytest_divergence.core.json_files import strict_dumps, strict_loads
 from pytest_divergence.core.provenance import Bound, ModelProvenance, TypicalShift
 from pytest_divergence.core.report import PairSummary, Report, ReportCase, Run, write_report
 from pytest_divergence.reports.comparison import difference_lines
@@ -161,3 +162,23 @@ def test_runs_compare_by_their_folders_or_files_and_with_a_suite(tmp_path: Path)
     assert found.before is not None
     assert found.after is not None
     assert (found.before.verdict, found.after.verdict) == ("passed", "failed")
+
+
+def test_suites_written_by_hand_differ_by_their_rows_alone(tmp_path: Path) -> None:
+    for name, more in ((OLD, ""), (NEW, f'{{"input": "{SOUP}"}}\n')):
+        (tmp_path / name).write_text(f'{{"input": "{KNOT}"}}\n{more}', "utf-8")
+
+    found = between(tmp_path)
+
+    assert [(one.prompt, one.change) for one in found.cases] == [(SOUP, "added")]
+    assert found.values == []
+
+
+def test_what_machines_read_comes_back_as_it_was(tmp_path: Path) -> None:
+    write_searched(tmp_path / OLD, [case(KNOT, 0.4), case(POEM, 0.1)], SURE)
+    write_searched(tmp_path / NEW, [case(KNOT, 0.2), control("Hello")], SIGNAL)
+    found = between(tmp_path)
+
+    read = Differences.model_validate(strict_loads(strict_dumps(found.model_dump(mode="json"))))
+
+    assert read == found

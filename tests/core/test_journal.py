@@ -88,6 +88,23 @@ def test_a_run_killed_in_a_unit_loses_that_unit_only(tmp_path: Path) -> None:
         assert journal.remember("3", lambda: 30) == 30
 
 
+def test_a_finished_unit_is_on_the_disk_before_the_next_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.journal"
+    synced: list[tuple[int, int]] = []
+
+    def sync(descriptor: int) -> None:
+        found = os.fstat(descriptor)
+        synced.append((found.st_ino, found.st_size))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    with Journal.open(path, key="k") as journal:
+        for unit in UNITS:
+            journal.remember(unit, partial(UNITS.get, unit))
+            assert synced[-1:] == [(path.stat().st_ino, path.stat().st_size)]
+
+
 def test_a_journal_cut_at_any_byte_keeps_its_whole_units(tmp_path: Path) -> None:
     path = tmp_path / "run.journal"
     work(path)

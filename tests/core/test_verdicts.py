@@ -1,7 +1,8 @@
-"""A bound that the noise alone could break is refused, with all that a user needs to repair it."""
+"""What passes; a bound that the noise alone could break is refused, with the way to repair it."""
 
 from __future__ import annotations
 
+import math
 import re
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.provenance import AddedNoise, NoiseFloor
-from pytest_divergence.core.verdicts import FLOOR_FACTOR, check_bound
+from pytest_divergence.core.verdicts import FLOOR_FACTOR, check_bound, judge
 
 FLOORS = st.floats(min_value=1e-8, max_value=10.0)
 
@@ -24,6 +25,12 @@ def refusal(bound: float, floor: float, *, dtype: str = "bfloat16", name: str = 
 
 def check(bound: float, floor: NoiseFloor | None, metric: str = "symmetric") -> None:
     check_bound(bound, floor, metric, dtype="float32")
+
+
+def test_nothing_but_a_finite_value_within_a_finite_bound_passes() -> None:
+    assert [judge(value, 0.5) for value in (0.0, 0.5, 0.6)] == ["passed", "passed", "failed"]
+    for bad in (math.nan, math.inf):
+        assert [judge(bad, 0.5), judge(0.1, bad), judge(bad, bad)] == ["failed"] * 3
 
 
 def test_the_refusal_has_the_numbers_and_the_way_out() -> None:

@@ -405,8 +405,11 @@ def test_a_killed_run_goes_on_and_ends_like_an_unbroken_one(
         _, status = os.waitpid(child, 0)
         assert os.WIFSIGNALED(status)
 
+    before = pair.tokens_forwarded
     resumed = bench(tmp_path, pair)
 
+    again = pair.tokens_forwarded - before
+    assert 0 < again < found.report.effort.tokens_forwarded / 4, "what was done is not done twice"
     assert resumed.suite_path.read_bytes() == found.suite_path.read_bytes()
     ours, theirs = (sidecar_path(one.suite_path, "tokens.jsonl") for one in (resumed, found))
     assert ours.read_bytes() == theirs.read_bytes()

@@ -109,6 +109,16 @@ def test_so_does_what_is_asked_for(project: Path, changes: dict[str, str]) -> No
     assert key(**changes) != key()
 
 
+@pytest.mark.parametrize("field", ["chat_template", "seeds"])
+def test_so_does_what_a_file_says_that_is_named(project: Path, field: str) -> None:
+    keys = set()
+    for text in ("How do I tie a knot?", "Write a poem about rain."):
+        (project / "named.txt").write_text(text, "utf-8")
+        keys.add(key(**{field: "named.txt"}))
+
+    assert len(keys) == 2
+
+
 def test_what_judges_and_measures_nothing_does_not(project: Path) -> None:
     assert key(max_kl="0.5") == key(fail_on="any") == key()
 

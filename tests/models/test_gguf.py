@@ -255,6 +255,21 @@ def test_what_is_no_gguf_file_is_refused(
     assert refusal(tiny_models, path) == (f"--model-2: {path} is not a valid GGUF file: {reason}")
 
 
+def test_a_file_that_is_cut_among_its_weights_is_refused(
+    tiny_models: Path, exact: Path, tmp_path: Path
+) -> None:
+    """As a download leaves it that broke off: its header is whole."""
+    path = tmp_path / "model.gguf"
+    for share in (0.5, 0.999):
+        path.write_bytes(exact.read_bytes()[: int(share * exact.stat().st_size)])
+        read_gguf_header(path, role="--model-2")
+
+        said = refusal(tiny_models, path)
+
+        assert said.startswith(f"--model-2: {path} cannot be loaded: ")
+        assert "\n" not in said
+
+
 def test_a_mutated_header_is_read_or_refused(exact: Path, tmp_path: Path) -> None:
     """Whatever its bytes are: nothing else is raised, and nothing is huge."""
     data = np.frombuffer(exact.read_bytes(), dtype=np.uint8)

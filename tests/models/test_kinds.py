@@ -15,14 +15,16 @@ from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from pytest_divergence.core.errors import ModelLoadError
+from pytest_divergence.core.cases import Case
+from pytest_divergence.core.errors import MeasurementError, ModelLoadError
 from pytest_divergence.discovery.soft_prompts.training import train_soft_prompt
 from pytest_divergence.discovery.soft_prompts.training_config import TrainingConfig
 from pytest_divergence.models import output_head
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.transformers_log import quiet_transformers
-from pytest_divergence.scoring.scorer import score_prompts
+from pytest_divergence.scoring.scorer import score_prompts, stored_tokens
+from pytest_divergence.scoring.suite_rows import check_stored
 from pytest_divergence.scoring.token_comparison import ADDED_TOKEN, compare_tokens
 from tests.models_in_memory import local, tiny_mamba2, tiny_model
 from tests.tiny import save_tiny_model, tiny_tokenizer
@@ -438,6 +440,12 @@ def test_added_tokens_end_a_continuation_and_are_shown_as_one(
     assert 10 < score.measurement.reverse < 16.7
     assert shown.text == shown.candidate_top[0][0] == ADDED_TOKEN
     assert (shown.reference_p, shown.candidate_p) == pytest.approx((2**-24, 1.0), rel=0.01)
+
+    case = Case(input="Hi")
+    stored = stored_tokens(case.id, score)
+    check_stored(pair, case, stored)
+    with pytest.raises(MeasurementError, match="stored token id 271 is outside"):
+        check_stored(pair, case, stored.model_copy(update={"candidate": [[271, 5]]}))
 
 
 def test_rows_that_go_on_are_decoded_beside_one_that_ended(

@@ -15,7 +15,8 @@ from pytest_divergence.models.decoding import decode_amplified, decode_greedily,
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.transformers_side import TransformersSide
 from pytest_divergence.scoring.teacher_forcing import ScoringRow, continuation_log_probs
-from tests.models_in_memory import local, tiny_config, tiny_model, tiny_pair
+from tests.models_in_memory import bare_logits, local, tiny_config, tiny_model, tiny_pair
+from tests.tiny import tiny_tokenizer
 
 BODIES = [torch.arange(20, 23), torch.arange(30, 50), torch.tensor([9])]
 PREFIX = (1, 87, 85)
@@ -74,6 +75,18 @@ def test_embeddings_give_the_logits_of_their_ids(architecture: str) -> None:
         )
 
     assert torch.allclose(by_ids, by_embeddings, atol=1e-5)
+
+
+def test_models_that_are_handed_over_in_training_are_read_as_in_use() -> None:
+    """Half of each attention drops out in training, of other positions each time."""
+    config = tiny_config(MistralConfig, attention_dropout=0.5)
+    models = [tiny_model(config=config, perturb=noise).train() for noise in (0.0, 0.3)]
+
+    pair = ModelPair.from_models(models[0], models[1], tiny_tokenizer())
+
+    found = [side.logits([BODIES[1]], num_logits=1) for side in pair.sides]
+    for model, logits in zip(models, found, strict=True):
+        assert torch.allclose(logits[0], bare_logits(model.eval(), BODIES[1][None])[-1:], atol=1e-5)
 
 
 def test_half_precision_logits_come_in_float32() -> None:

@@ -139,6 +139,10 @@ def test_what_cannot_be_searched_is_one_sentence(project: Project) -> None:
             (*PAIR, "--divergence-seeds=seeds.txt"),
             "seeds.txt has no prompts; write one per line, or JSON Lines",
         ),
+        (
+            (*PAIR, "--divergence-report-dir=seeds.txt"),
+            "cannot make the folder seeds.txt: File exists",
+        ),
     ):
         result = project.run(*arguments)
         assert result.ret == pytest.ExitCode.USAGE_ERROR

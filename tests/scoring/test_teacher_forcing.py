@@ -27,7 +27,7 @@ from pytest_divergence.scoring import teacher_forcing
 from pytest_divergence.scoring.cheap_scores import prompt_nlls
 from pytest_divergence.scoring.divergences import forward_kl, js, reverse_kl, symmetric_kl
 from pytest_divergence.scoring.scorer import score_prompts
-from pytest_divergence.scoring.teacher_forcing import measured
+from pytest_divergence.scoring.teacher_forcing import check_finite, measured
 from tests.models_in_memory import local, tiny_config, tiny_model, tiny_pair
 from tests.tiny import tiny_tokenizer
 
@@ -308,6 +308,16 @@ def test_logits_that_are_no_numbers_name_the_model(monkeypatch: pytest.MonkeyPat
 
     with in_pieces(monkeypatch), pytest.raises(NonFiniteLogitsError, match=r"^the candidate "):
         score_prompts(pair, TEXTS, continuations=given)
+
+
+def test_of_what_is_not_finite_minus_infinity_alone_is_a_logit() -> None:
+    """It rules a token out."""
+    side = tiny_pair().candidate
+
+    check_finite(torch.tensor([0.0, -torch.inf]), side)
+    for bad in (torch.nan, torch.inf):
+        with pytest.raises(NonFiniteLogitsError, match=r"^the candidate "):
+            check_finite(torch.tensor([0.0, bad]), side)
 
 
 # Precision
