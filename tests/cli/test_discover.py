@@ -47,6 +47,7 @@ def test_the_summary_is_a_sessions_and_findings_are_no_failure(
     assert (project.path / ".divergence/reports/latest/report.html").is_file()
 
 
+@pytest.mark.slow
 def test_cases_are_kept_of_this_run_wherever_its_report_is(
     project: Project, command: Command
 ) -> None:

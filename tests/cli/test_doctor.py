@@ -239,6 +239,7 @@ def test_a_plugins_model_is_left_to_the_session(project: Project, doctor: Doctor
     ]
 
 
+@pytest.mark.slow
 def test_minutes_come_from_the_last_search_or_are_measured(
     project: Project, doctor: Doctor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,6 +90,7 @@ def test_a_control_stands_where_controls_stand(
     assert all(bool(row["opening"]) == (row["leap"] > 0) for row in rows)
 
 
+@pytest.mark.slow
 def test_the_top_becomes_a_suite_that_can_be_filled(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:

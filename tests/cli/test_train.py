@@ -186,6 +186,7 @@ def prompt_line(row: dict[str, Any]) -> str:
     return numbers + quoted(row["prompt"], 80 - len(numbers))
 
 
+@pytest.mark.slow
 def test_a_finished_training_is_not_done_again(
     train: Train, out: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,6 +244,7 @@ def test_an_interrupted_training_goes_on_to_the_same_end(
     assert not (folder / "out" / "training.checkpoint.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_stopped_is_the_only_one_that_is_done_again(
     train: Train, folder: Path, finished: Path, steps: list[int]
 ) -> None:
@@ -284,6 +286,7 @@ def test_other_settings_do_not_overwrite(
     assert files_in(out) == before
 
 
+@pytest.mark.slow
 def test_another_template_argument_is_another_training(train: Train, folder: Path) -> None:
     (folder / "dated.jinja").write_text("{{ date_string }}{{ messages[0].content }}", "utf-8")
     assert train("--chat-template=dated.jinja")[0] == 0
@@ -401,6 +404,7 @@ def test_a_bad_line_is_named(
     assert not (folder / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_csv_file_and_the_shipped_prompts_can_be_trained_on(train: Train, folder: Path) -> None:
     (folder / "train.csv").write_text("id,prompt\n1,How do I tie a knot?\n2,Name a river.\n")
 

@@ -453,6 +453,7 @@ def twice_within(
     return numbers
 
 
+@pytest.mark.slow
 def test_a_budget_in_seconds_counts_once_what_was_computed_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

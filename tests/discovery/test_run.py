@@ -425,6 +425,7 @@ def test_an_interrupted_run_keeps_the_suite_of_an_earlier_one(
     assert kept.read_bytes() == found.suite_path.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_budget_ends_a_resumed_run_where_it_ends_an_unbroken_one(
     bench: Bench, found: SearchOutcome, pair: ModelPair, tmp_path: Path
 ) -> None:
@@ -764,6 +765,7 @@ def test_a_damaged_journal_is_said_and_costs_only_its_units(
     assert "a torn tail of 20 bytes was removed; 1 damaged unit is redone" in Hears.said[0]
 
 
+@pytest.mark.slow
 def test_a_pair_in_memory_can_be_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTEST_DIVERGENCE_CACHE", str(tmp_path / "cache"))
     pair = tiny_pair()
@@ -790,6 +792,7 @@ def test_a_pair_in_memory_can_be_searched(tmp_path: Path, monkeypatch: pytest.Mo
     assert first.suite_path != other.suite_path, "a second fine-tune replaces no suite"
 
 
+@pytest.mark.slow
 def test_a_pair_loaded_otherwise_gets_results_of_its_own(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

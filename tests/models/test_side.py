@@ -106,6 +106,7 @@ def test_its_controls_read_alike(loaded: ModelPair, bare: ModelPair, tmp_path: P
     assert ours.nll_limit == pytest.approx(theirs.nll_limit, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_without_soft_prompts(
     tiny_models: Path, bare: ModelPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,6 +46,7 @@ def test_two_adapters_of_one_base(project: Project) -> None:
     assert "add the base to each: ADAPTER,base=MODEL" in shown
 
 
+@pytest.mark.slow
 def test_an_extended_vocabulary_is_searched_and_said(project: Project) -> None:
     with quiet_transformers(), torch.no_grad():
         model: Any = AutoModelForCausalLM.from_pretrained(project.path / "ft", dtype=torch.float32)

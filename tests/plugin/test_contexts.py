@@ -105,6 +105,7 @@ def test_a_behaviour_under_a_system_text_is_found_told_of_and_replayed(project: 
     assert (report.effort.tokens_by_kind or {})["contexts"] > 0
 
 
+@pytest.mark.slow
 def test_an_ini_file_names_the_file_relative_to_itself_and_a_context_may_be_left_out(
     project: Project,
 ) -> None:

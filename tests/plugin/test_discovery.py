@@ -336,6 +336,7 @@ def test_asking_for_a_case_too_late_is_explained(project: Project, run: Run) -> 
 # pytest-xdist
 
 
+@pytest.mark.slow
 def test_workers_get_the_cases_of_one_search(project: Project, run: Run) -> None:
     """A bad suite that pytest ignores ends no session."""
     project.write("drafts/b.divergence.jsonl", "{}\n")

@@ -145,6 +145,7 @@ def test_promoting_adds_no_rows_of_another_metric(
     assert "metric: symmetric -> thousandths" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_assertion_in_another_metric_needs_a_bound_of_its_own(measured: Project) -> None:
     measured.write(
         "test_it.py",

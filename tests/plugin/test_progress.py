@@ -107,6 +107,7 @@ def test_a_worker_says_it_on_stderr(project: Project) -> None:
     assert result.errlines.count("divergence: looking") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
 def test_a_terminal_shows_a_bar(project: Project) -> None:
     project.write("test_cases.py", CASE_TEST)

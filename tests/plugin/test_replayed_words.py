@@ -11,6 +11,7 @@ from tests.plugin.test_search import TINY_SEARCH
 SUITE = "regress.divergence.jsonl"
 
 
+@pytest.mark.slow
 def test_what_a_search_has_measured_is_not_replayed(project: Project) -> None:
     project.write(
         "conftest.py",

@@ -130,6 +130,7 @@ def test_the_reference_may_be_the_served_model(served: Project, base_server: str
     assert "was made with the reference" in text_of(result)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "lost", "sentence"),
     [

@@ -187,6 +187,7 @@ def test_a_server_that_cannot_be_believed_is_refused(served: Project, ft_server:
     assert "passed" not in text_of(result)
 
 
+@pytest.mark.slow
 def test_a_server_without_time_is_asked_again(served: Project, ft_server: str) -> None:
     with proxy(ft_server, change=lambda path, answer, number: answer) as busy:
         busy.num_busy = 2

@@ -64,6 +64,7 @@ def test_too_few_answers_are_refused() -> None:
         compare_answers([(["a", "b"], ["c"])], level=0.05, seed=0)
 
 
+@pytest.mark.slow
 def test_equal_models_differ_no_more_often_than_the_level_says() -> None:
     """Over many prompts together, and at one; 100 simulated replays each."""
     random, level = np.random.default_rng(1), 0.1

@@ -35,6 +35,7 @@ def shown_by(source: str, names: dict[str, Any]) -> Any:
     return eval(compile(ast.Expression(last.value), NOTEBOOK.name, "eval"), names)
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_top_to_bottom(
     tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

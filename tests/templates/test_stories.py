@@ -82,6 +82,7 @@ def test_ci_gate_replays_last_and_cannot_be_taken_away(
     assert project.run("tests/unit", "--divergence-mode=off").ret == pytest.ExitCode.OK
 
 
+@pytest.mark.slow
 def test_ci_gate_misses_its_suite_among_workers_too(
     copied: Copy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,6 +95,7 @@ def proposed(project: Project) -> str:
     ).stdout
 
 
+@pytest.mark.slow
 def test_what_a_night_finds_is_what_each_pull_request_replays(repository: Project) -> None:
     folder = TEMPLATES / "nightly_discovery/.github/workflows"
     night, replay = commands(folder / "nightly.yml"), commands(folder / "divergence.yml")["replay"]
@@ -128,6 +129,7 @@ def test_what_a_night_finds_is_what_each_pull_request_replays(repository: Projec
     assert not (repository.path / "gh.log").exists()
 
 
+@pytest.mark.slow
 def test_a_night_that_keeps_no_case_is_green_and_proposes_nothing(
     repository: Project, capfd: pytest.CaptureFixture[str]
 ) -> None:

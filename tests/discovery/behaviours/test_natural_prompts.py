@@ -91,6 +91,7 @@ def test_a_prompt_that_shows_it_again_stands_for_it_with_both_answers(ledger: Le
     assert 2 <= found.shown_count <= found.num_answers == 3
 
 
+@pytest.mark.slow
 def test_what_people_wrote_comes_first_and_what_no_one_would_write_not_at_all(
     ledger: Ledger,
 ) -> None:

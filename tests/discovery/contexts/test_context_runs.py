@@ -155,6 +155,7 @@ def stored(found: SearchOutcome) -> list[Behaviour]:
     return load_provenance(sidecar_path(found.suite_path, "provenance.json")).behaviours
 
 
+@pytest.mark.slow
 def test_an_accepted_behaviour_stays_accepted(bench: Bench) -> None:
     """Also if that is done during a search, and past a search that does not find it."""
     first = bench("here", Silence())
